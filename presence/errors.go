@@ -1,0 +1,58 @@
+package presence
+
+import "errors"
+
+// Kind says what sort of failure an error is. It decides HTTP status and close
+// code at the edge; the zero value is KindInternal, so nothing leaks by default.
+type Kind uint8
+
+// The kinds of failure.
+const (
+	KindInternal Kind = iota
+	KindInvalid
+	KindUnauthenticated
+	KindDenied
+	KindNotFound
+	KindConflict
+	KindLimited
+	KindUnavailable // the store cannot be reached; what it would say is unknown
+)
+
+// Error is what leaves the package and its stores.
+type Error struct {
+	Op   string // "open"
+	Kind Kind
+	Err  error // for logs; may be nil
+}
+
+func (e *Error) Error() string {
+	if e.Err == nil {
+		return e.Op
+	}
+	return e.Op + ": " + e.Err.Error()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// KindOf is the Kind of the first Error in err's chain, KindInternal if there is
+// none.
+func KindOf(err error) Kind {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Kind
+	}
+	return KindInternal
+}
+
+// Conditions that callers branch on.
+var (
+	ErrIdentityEmpty    = &Error{Op: "identity is empty", Kind: KindInvalid}
+	ErrIdentityTooLong  = &Error{Op: "identity is longer than 256 bytes", Kind: KindInvalid}
+	ErrIdentityEncoding = &Error{Op: "identity is not valid UTF-8", Kind: KindInvalid}
+
+	ErrNoService  = &Error{Op: "no such service", Kind: KindNotFound}
+	ErrNoUser     = &Error{Op: "no such user", Kind: KindNotFound}
+	ErrUserExists = &Error{Op: "user already exists", Kind: KindConflict}
+	// ErrEnded tells that the session was ended by an operator (its user or service
+	// was deleted) and must not be registered again.
+	ErrEnded = &Error{Op: "session was ended", Kind: KindDenied}
+)
