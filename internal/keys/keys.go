@@ -82,6 +82,9 @@ func (k Keys) AllServices() string { return k.Base(presence.Services) + ":all" }
 // DefaultService is the key that holds the default service's SID.
 func (k Keys) DefaultService() string { return k.Base(presence.Services) + ":default" }
 
+// Purge is the key of the deleted services that are to be purged once more.
+func (k Keys) Purge() string { return k.Base(presence.Services) + ":purge" }
+
 // PartitionCount is the key that holds the number of partitions, set on first use.
 func (k Keys) PartitionCount() string { return k.Base(presence.Services) + ":partitions" }
 
