@@ -27,8 +27,9 @@ for i = 4, #ARGV, 2 do
     redis.call('HSET', s, field, value)
     if field == 'enabled' and (was or value == '1') then
       -- Ahead of every revision that a user of the service can have by now: those
-      -- follow the clock, but for bursts and the clocks of other Redis primaries.
-      redis.call('HSET', s, 'rev', str(math.max((tonumber(redis.call('HGET', s, 'rev')) or 0) + 1, now + 1000)))
+      -- follow the clock or the last flip, but for bursts and for the clocks of other
+      -- Redis primaries.
+      redis.call('HSET', s, 'rev', str(math.max(tonumber(redis.call('HGET', s, 'rev')) or 0, now) + 1000))
       if value == '1' then redis.call('HINCRBY', s, 'epoch', 1) end
     end
   end

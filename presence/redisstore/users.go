@@ -163,20 +163,21 @@ func (s *Store) ListUsers(ctx context.Context, service, cursor string, limit int
 		return presence.Page[presence.User]{}, err
 	}
 	identities := make([]*redis.StringCmd, len(members))
-	_, err = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error { // each command has its own error
 		for i, m := range members {
 			p, _ := s.keys.OfSID(m[16:])
 			identities[i] = pipe.HGet(ctx, s.keys.SIDs(p, service), m[16:])
 		}
 		return nil
 	})
-	if err != nil && err != redis.Nil { //nolint:errorlint // the client returns it bare
-		return presence.Page[presence.User]{}, unavailable("list users", err)
-	}
 	wanted := make([]presence.Key, 0, len(members))
 	for _, c := range identities {
-		if c.Err() == nil {
+		switch c.Err() { //nolint:errorlint // the client returns it bare
+		case nil:
 			wanted = append(wanted, presence.Key{Service: service, Identity: c.Val()})
+		case redis.Nil: // deleted between the rounds
+		default:
+			return presence.Page[presence.User]{}, unavailable("list users", c.Err())
 		}
 	}
 	users, err := s.ReadUsers(ctx, wanted)
