@@ -86,6 +86,8 @@ type Store interface {
 	// Register records sessions of a node in one partition, creating users that do
 	// not exist, and publishes what that changed. It is idempotent.
 	Register(ctx context.Context, p Partition, n NodeID, sessions []Held) (Registered, error)
+	// Open registers one session and returns its user.
+	Open(ctx context.Context, p Partition, n NodeID, h Held) (Registered, User, error)
 	// End removes sessions and publishes, or puts off for the linger, what that
 	// changed. It is idempotent.
 	End(ctx context.Context, p Partition, n NodeID, sessions []Ended) (Registered, error)

@@ -17,6 +17,34 @@ const reapChunk = 200
 
 // Register implements presence.Store.
 func (s *Store) Register(ctx context.Context, p presence.Partition, n presence.NodeID, sessions []presence.Held) (presence.Registered, error) {
+	reply, err := s.run(ctx, "register", registerScript, p, s.registerArgs(p, n, sessions)...)
+	return registered("register", reply, err, len(sessions))
+}
+
+// Open implements presence.Store.
+func (s *Store) Open(ctx context.Context, p presence.Partition, n presence.NodeID, h presence.Held) (presence.Registered, presence.User, error) {
+	key, args := []string{s.keys.Base(p)}, append([]any{s.offset()}, s.registerArgs(p, n, []presence.Held{h})...)
+	var script *redis.Cmd
+	var user *redis.MapStringStringCmd
+	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error { // each command has its own error
+		script = registerScript.EvalSha(ctx, pipe, key, args...)
+		user = pipe.HGetAll(ctx, s.keys.User(h.Key))
+		return nil
+	})
+	if redis.HasErrorPrefix(script.Err(), "NOSCRIPT") {
+		script = registerScript.Run(ctx, s.client, key, args...)
+		user = s.client.HGetAll(ctx, s.keys.User(h.Key))
+	}
+	for _, err := range []error{script.Err(), user.Err()} {
+		if err != nil {
+			return presence.Registered{}, presence.User{}, unavailable("open", err)
+		}
+	}
+	r, err := registered("open", script.Val(), nil, 1)
+	return r, userOf(h.Key, user.Val()), err
+}
+
+func (s *Store) registerArgs(p presence.Partition, n presence.NodeID, sessions []presence.Held) []any {
 	args := make([]any, 0, 3+8*len(sessions))
 	args = append(args, string(n), ms(s.opt.Lease), ms(s.opt.OnlineTTL))
 	for _, h := range sessions {
@@ -27,8 +55,7 @@ func (s *Store) Register(ctx context.Context, p presence.Partition, n presence.N
 		args = append(args, h.Service.SID, h.Identity, string(h.ID), sid, h.Service.DefaultServiceRole,
 			flag(h.Service.Enabled), h.Service.Epoch, h.Service.Rev)
 	}
-	reply, err := s.run(ctx, "register", registerScript, p, args...)
-	return registered("register", reply, err, len(sessions))
+	return args
 }
 
 // End implements presence.Store.
