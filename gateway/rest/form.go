@@ -1,0 +1,128 @@
+package rest
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+// form is the parameters of a POST. Parameters that nobody takes are ignored; of
+// one that is repeated the first counts.
+type form struct {
+	values url.Values
+	taken  []string // names of those present and taken, for the audit log
+}
+
+func readForm(w http.ResponseWriter, r *http.Request, limit int64) (form, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return form{}, errBodyTooLarge
+		}
+		return form{}, errBody
+	}
+	if len(body) == 0 {
+		return form{}, nil
+	}
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/x-www-form-urlencoded" {
+		return form{}, errBodyType
+	}
+	values, err := url.ParseQuery(string(body))
+	if err != nil {
+		return form{}, errBody
+	}
+	return form{values: values}, nil
+}
+
+// text is a parameter, nil if it is absent.
+func (f *form) text(name string) (*string, error) {
+	v, ok := f.values[name]
+	if !ok {
+		return nil, nil
+	}
+	if !utf8.ValidString(v[0]) {
+		return nil, errUTF8
+	}
+	f.taken = append(f.taken, name)
+	return &v[0], nil
+}
+
+// name is a FriendlyName, nil if it is absent.
+func (f *form) name() (*string, error) {
+	v, err := f.text("FriendlyName")
+	if err == nil && v != nil && utf8.RuneCountInString(*v) > presence.MaxFriendlyName {
+		return nil, errLongName
+	}
+	return v, err
+}
+
+// boolean is true or false, nil if it is absent.
+func (f *form) boolean(name string) (*bool, error) {
+	v, err := f.text(name)
+	if v == nil || err != nil {
+		return nil, err
+	}
+	b := *v == "true"
+	if !b && *v != "false" {
+		return nil, invalid(name + " must be true or false")
+	}
+	return &b, nil
+}
+
+// attributes are JSON text of at most limit bytes, nil if absent; an empty value
+// clears them.
+func (f *form) attributes(limit int) (*string, error) {
+	v, err := f.text("Attributes")
+	switch {
+	case v == nil || err != nil:
+		return nil, err
+	case len(*v) > limit:
+		return nil, errLongAttributes
+	case *v == "":
+		*v = "{}"
+	case !json.Valid([]byte(*v)):
+		return nil, errAttributes
+	}
+	return v, nil
+}
+
+// linger is whole seconds, or empty for the node's default; nil if absent.
+func (f *form) linger() (*time.Duration, error) {
+	v, err := f.text("Linger")
+	if v == nil || err != nil {
+		return nil, err
+	}
+	linger := time.Duration(-1)
+	if *v != "" {
+		n, err := strconv.ParseUint(*v, 10, 16)
+		linger = time.Duration(n) * time.Second //nolint:gosec // below 2^16
+		if err != nil || linger > presence.MaxLinger {
+			return nil, invalid("Linger must be a whole number of seconds from 0 to 60, or empty for the default")
+		}
+	}
+	return &linger, nil
+}
+
+// role is the SID of a role that the service has, nil if it is absent. has says
+// whether the role is of the wanted type, and whether there is such a role.
+func (f *form) role(name string, has func(sid string) (typed, exists bool)) (*string, error) {
+	v, err := f.text(name)
+	if v == nil || err != nil {
+		return nil, err
+	}
+	switch typed, exists := has(*v); {
+	case !exists:
+		return nil, errNoRole
+	case !typed:
+		return nil, errRoleType
+	}
+	return v, nil
+}

@@ -1,0 +1,267 @@
+// Package rest is the REST API below /v1: services, their configuration and users,
+// in the shape of Twilio's Conversations v1, so that the unmodified helper
+// libraries drive it. openapi.yaml at the top of the project describes it.
+//
+// Every request is authenticated, every answer but a 204 is one JSON object, and no
+// answer redirects. Each operation is one entry of the table in route.go.
+package rest
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+// Credentials checks the user name and password of a request.
+type Credentials interface {
+	// Check reports whether they are good, and for which account (AC SID).
+	Check(user, password string) (account string, ok bool)
+}
+
+// Services is what the API needs of the stored services. Errors carry a
+// presence.Kind; here and in Users, a service or user that is not there is
+// presence.ErrNoService or presence.ErrNoUser.
+type Services interface {
+	CreateService(ctx context.Context, s presence.Service) (presence.Service, error)
+	Service(ctx context.Context, sid string) (presence.Service, error)
+	ListServices(ctx context.Context, cursor string, limit int) (presence.Page[presence.Service], error)
+	UpdateService(ctx context.Context, sid string, u presence.ServiceUpdate) (presence.Service, error)
+	DeleteService(ctx context.Context, sid string) error
+}
+
+// Default is the choice of the service that the short URLs speak of.
+type Default interface {
+	DefaultService(ctx context.Context) (sid string, err error)
+	SetDefaultService(ctx context.Context, sid string) error
+}
+
+// Users is what the API needs of the stored users.
+type Users interface {
+	CreateUser(ctx context.Context, k presence.Key, u presence.UserUpdate) (presence.User, error)
+	User(ctx context.Context, k presence.Key) (presence.User, error)
+	UserBySID(ctx context.Context, service, sid string) (presence.User, error)
+	ListUsers(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.User], error)
+	UpdateUser(ctx context.Context, k presence.Key, u presence.UserUpdate) (presence.User, error)
+	DeleteUser(ctx context.Context, k presence.Key) error
+}
+
+// Store is where the resources live.
+type Store interface {
+	Services
+	Default
+	Users
+}
+
+// Options tunes the API. The zero value is ready for use.
+type Options struct {
+	// Origin is the scheme and host, without a slash at the end, that the client of
+	// a request sees; URLs in answers begin with it. Helper libraries follow page
+	// URLs with their credentials attached, so it must never name a stranger.
+	// Default: the request's own Host, https if it came over TLS.
+	Origin func(*http.Request) string
+	// MaxAttributes is the longest attributes text of a user, in bytes. Default
+	// presence.MaxAttributes. It bounds request bodies too.
+	MaxAttributes int
+	// Timeout bounds a request's work on the store; past it the answer is 503.
+	// Default 8s, below the 10s after which the helper libraries give up.
+	Timeout time.Duration
+	// Log gets a line for each change made (who, what, which resource) and for each
+	// request that fails on our side; never secrets, names or attributes. May be nil.
+	Log *zap.Logger
+	// Metrics is where the metrics are registered. May be nil.
+	Metrics prometheus.Registerer
+}
+
+// New returns the handler of everything below /v1 but the sockets. It routes on
+// the escaped path, so that a%2Fb is one identity: whatever stands in front must
+// hand requests on as they came, and not clean their paths as http.ServeMux does.
+func New(store Store, credentials Credentials, opt Options) http.Handler {
+	if opt.Origin == nil {
+		opt.Origin = requestOrigin
+	}
+	if opt.MaxAttributes == 0 {
+		opt.MaxAttributes = presence.MaxAttributes
+	}
+	if opt.Timeout == 0 {
+		opt.Timeout = 8 * time.Second
+	}
+	if opt.Log == nil {
+		opt.Log = zap.NewNop()
+	}
+	return &api{store: store, credentials: credentials, opt: opt, metrics: newMetrics(opt.Metrics)}
+}
+
+func requestOrigin(r *http.Request) string {
+	if r.TLS != nil {
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
+}
+
+type api struct {
+	store       Store
+	credentials Credentials
+	opt         Options
+	metrics     *metrics
+}
+
+// call is one request on its way through an operation.
+type call struct {
+	*api
+	ctx        context.Context //nolint:containedctx // of the request, for as long as it
+	r          *http.Request
+	id         string // RQ SID
+	account    string
+	credential string // SID that authenticated
+	vars       map[string]string
+	form       form
+}
+
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	c := &call{api: a, r: r, id: "RQ" + hex.EncodeToString(b[:])}
+	op, vars, allowed := match(r.Method, r.URL.EscapedPath())
+	c.vars = vars
+
+	ctx, cancel := context.WithTimeout(r.Context(), a.opt.Timeout)
+	defer cancel()
+	c.ctx = ctx
+	status, body := http.StatusOK, any(nil)
+	if result, err := c.serve(w, op, allowed); err != nil {
+		e := c.failure(err, op)
+		status, body = e.Status, e
+		e.headers(w.Header(), allowed)
+	} else {
+		status, body = op.status, result
+	}
+
+	h := w.Header()
+	h.Set("Twilio-Request-Id", c.id)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	a.metrics.observe(op.name, status, time.Since(start))
+	if status == http.StatusNoContent {
+		w.WriteHeader(status)
+		return
+	}
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(body) // the client may have left; nobody is there to tell
+}
+
+// serve authenticates, and runs the operation. A panic becomes an error.
+func (c *call) serve(w http.ResponseWriter, op operation, allowed []string) (result any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.opt.Log.Error("panic in a REST operation", zap.String("operation", op.name), zap.String("request", c.id),
+				zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			err = errPanic
+		}
+	}()
+	user, password, _ := c.r.BasicAuth()
+	account, ok := c.credentials.Check(user, password)
+	switch {
+	case !ok:
+		return nil, errCredentials
+	case op.handle == nil && allowed == nil:
+		return nil, c.notFound()
+	case op.handle == nil:
+		return nil, errMethod
+	}
+	c.account, c.credential = account, user
+	if c.r.Method == http.MethodPost {
+		// A form may spell each byte of the attributes in three.
+		if c.form, err = readForm(w, c.r, int64(3*c.opt.MaxAttributes+16<<10)); err != nil {
+			return nil, err
+		}
+	}
+	return op.handle(c)
+}
+
+// failure makes the answer of an error, and logs what is ours to mend.
+func (c *call) failure(err error, op operation) *Error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		e = c.errorOf(err)
+	}
+	fields := []zap.Field{zap.String("operation", op.name), zap.String("request", c.id), zap.Error(err)}
+	switch {
+	case err == errPanic || c.r.Context().Err() != nil: // logged; or the client left, which is no fault
+	case e.Status == http.StatusServiceUnavailable:
+		c.opt.Log.Warn("REST request not served", fields...)
+	case e.Status >= http.StatusInternalServerError:
+		c.opt.Log.Error("REST request failed", fields...)
+	}
+	return e
+}
+
+// audit logs a change that was made.
+func (c *call) audit(what string, resource ...zap.Field) {
+	c.opt.Log.Info("resource changed", append([]zap.Field{
+		zap.String("change", what), zap.String("credential", c.credential), zap.String("request", c.id),
+		zap.Strings("parameters", c.form.taken),
+	}, resource...)...)
+}
+
+// url is the absolute URL of a path below the API's origin.
+func (c *call) url(path string) string { return c.opt.Origin(c.r) + path }
+
+// date is a time as the API writes it.
+func date(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
+
+// links are absolute URLs below base, by name.
+func links(base string, paths map[string]string) map[string]string {
+	for name, path := range paths {
+		paths[name] = base + path
+	}
+	return paths
+}
+
+// metrics of the API. Its labels are operations and statuses, never resources.
+type metrics struct {
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rollcall_rest_requests_total", Help: "REST requests answered, by operation and HTTP status.",
+		}, []string{"operation", "status"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "rollcall_rest_request_seconds", Help: "Time from a REST request's header to its answer, by operation.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10},
+		}, []string{"operation"}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.requests, m.seconds)
+	}
+	for _, op := range slices.Concat(operations, []operation{unmatched}) {
+		m.seconds.WithLabelValues(op.name)
+		for _, status := range op.statuses() {
+			m.requests.WithLabelValues(op.name, strconv.Itoa(status))
+		}
+	}
+	return m
+}
+
+func (m *metrics) observe(op string, status int, d time.Duration) {
+	m.requests.WithLabelValues(op, strconv.Itoa(status)).Inc()
+	m.seconds.WithLabelValues(op).Observe(d.Seconds())
+}

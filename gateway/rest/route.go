@@ -1,0 +1,115 @@
+package rest
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// operation is one method on one path.
+type operation struct {
+	name    string // as in openapi.yaml, and in metrics and logs
+	method  string
+	pattern string // segments; {Name} takes any one
+	status  int    // of success
+	handle  func(*call) (any, error)
+}
+
+// operations is everything that is served. 404 and 405 follow from it.
+var operations []operation
+
+func init() { // in a function, because handlers reach the table through metrics
+	operations = []operation{
+		{"CreateService", post, "/v1/Services", http.StatusCreated, (*call).createService},
+		{"ListService", get, "/v1/Services", http.StatusOK, (*call).listServices},
+		{"FetchService", get, "/v1/Services/{ChatServiceSid}", http.StatusOK, (*call).fetchService},
+		{"DeleteService", del, "/v1/Services/{ChatServiceSid}", http.StatusNoContent, (*call).deleteService},
+
+		{"FetchServiceConfiguration", get, "/v1/Services/{ChatServiceSid}/Configuration", http.StatusOK, (*call).fetchServiceConfiguration},
+		{"UpdateServiceConfiguration", post, "/v1/Services/{ChatServiceSid}/Configuration", http.StatusOK, (*call).updateServiceConfiguration},
+		{"FetchServicePresence", get, "/v1/Services/{ChatServiceSid}/Configuration/Presence", http.StatusOK, (*call).fetchServicePresence},
+		{"UpdateServicePresence", post, "/v1/Services/{ChatServiceSid}/Configuration/Presence", http.StatusOK, (*call).updateServicePresence},
+		{"FetchConfiguration", get, "/v1/Configuration", http.StatusOK, (*call).fetchConfiguration},
+		{"UpdateConfiguration", post, "/v1/Configuration", http.StatusOK, (*call).updateConfiguration},
+
+		{"CreateServiceUser", post, "/v1/Services/{ChatServiceSid}/Users", http.StatusCreated, (*call).createUser},
+		{"ListServiceUser", get, "/v1/Services/{ChatServiceSid}/Users", http.StatusOK, (*call).listUsers},
+		{"FetchServiceUser", get, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusOK, (*call).fetchUser},
+		{"UpdateServiceUser", post, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusOK, (*call).updateUser},
+		{"DeleteServiceUser", del, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusNoContent, (*call).deleteUser},
+		{"CreateUser", post, "/v1/Users", http.StatusCreated, (*call).createUser},
+		{"ListUser", get, "/v1/Users", http.StatusOK, (*call).listUsers},
+		{"FetchUser", get, "/v1/Users/{Sid}", http.StatusOK, (*call).fetchUser},
+		{"UpdateUser", post, "/v1/Users/{Sid}", http.StatusOK, (*call).updateUser},
+		{"DeleteUser", del, "/v1/Users/{Sid}", http.StatusNoContent, (*call).deleteUser},
+	}
+}
+
+const (
+	get  = http.MethodGet
+	post = http.MethodPost
+	del  = http.MethodDelete
+)
+
+// unmatched stands in for the operation of a request that has none.
+var unmatched = operation{name: "none"}
+
+// statuses are those that the operation may answer.
+func (op operation) statuses() []int {
+	if op.handle == nil {
+		return []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusMethodNotAllowed}
+	}
+	all := []int{
+		op.status, http.StatusBadRequest, http.StatusUnauthorized, http.StatusNotFound,
+		http.StatusInternalServerError, http.StatusServiceUnavailable,
+	}
+	if op.method == post {
+		all = append(all, http.StatusConflict, http.StatusRequestEntityTooLarge)
+	}
+	if op.method == del {
+		all = append(all, http.StatusConflict)
+	}
+	return all
+}
+
+// match finds the operation of a method and an escaped path, with what stands for
+// the pattern's names, unescaped. Where there is none it returns unmatched, and the
+// methods that the path does take, nil if there is no such path.
+func match(method, path string) (op operation, vars map[string]string, allowed []string) {
+	for _, o := range operations {
+		v, ok := capture(o.pattern, path)
+		if !ok {
+			continue
+		}
+		if o.method == method {
+			return o, v, nil
+		}
+		allowed = append(allowed, o.method)
+	}
+	slices.Sort(allowed)
+	return unmatched, nil, allowed
+}
+
+func capture(pattern, path string) (map[string]string, bool) {
+	if strings.Count(pattern, "/") != strings.Count(path, "/") {
+		return nil, false
+	}
+	vars := make(map[string]string)
+	for {
+		var want, have string
+		want, pattern, _ = strings.Cut(pattern, "/")
+		have, path, _ = strings.Cut(path, "/")
+		have, err := url.PathUnescape(have)
+		name, variable := strings.CutPrefix(want, "{")
+		switch {
+		case err != nil, !variable && have != want, variable && have == "":
+			return nil, false
+		case variable:
+			vars[strings.TrimSuffix(name, "}")] = have
+		}
+		if pattern == "" && path == "" {
+			return vars, true
+		}
+	}
+}

@@ -1,0 +1,253 @@
+package rest
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+const maxServicePage = 100
+
+type service struct {
+	SID          string            `json:"sid"`
+	AccountSID   string            `json:"account_sid"`
+	FriendlyName string            `json:"friendly_name"`
+	Created      string            `json:"date_created"`
+	Updated      string            `json:"date_updated"`
+	URL          string            `json:"url"`
+	Links        map[string]string `json:"links"`
+}
+
+func (c *call) showService(s presence.Service) any {
+	url := c.url("/v1/Services/" + s.SID)
+	return service{
+		SID: s.SID, AccountSID: c.account, FriendlyName: s.FriendlyName,
+		Created: date(s.Created), Updated: date(s.Updated), URL: url,
+		Links: links(url, map[string]string{
+			"conversations": "/Conversations", "users": "/Users", "roles": "/Roles", "bindings": "/Bindings", "configuration": "/Configuration",
+			"participant_conversations": "/ParticipantConversations", "conversation_with_participants": "/ConversationWithParticipants",
+		}),
+	}
+}
+
+// service is the service that the request is about: the one its path names, else
+// the default one.
+func (c *call) service() (presence.Service, error) {
+	sid, named := c.vars["ChatServiceSid"]
+	if !named {
+		var err error
+		if sid, err = c.store.DefaultService(c.ctx); err != nil {
+			return presence.Service{}, err
+		}
+	}
+	if !presence.IsSID(sid, "IS") {
+		return presence.Service{}, presence.ErrNoService
+	}
+	return c.store.Service(c.ctx, sid)
+}
+
+func (c *call) createService() (any, error) {
+	name, err := c.form.name()
+	if err != nil {
+		return nil, err
+	}
+	if name == nil || *name == "" {
+		return nil, errNoName
+	}
+	s, err := c.store.CreateService(c.ctx, presence.Service{Account: c.account, FriendlyName: *name, Linger: -1})
+	if err != nil {
+		return nil, err
+	}
+	c.audit("service created", zap.String("service", s.SID))
+	return c.showService(s), nil
+}
+
+func (c *call) listServices() (any, error) {
+	return list(c, "services", maxServicePage, func(cursor string, limit int) (presence.Page[presence.Service], error) {
+		return c.store.ListServices(c.ctx, cursor, limit)
+	}, c.showService)
+}
+
+func (c *call) fetchService() (any, error) {
+	s, err := c.service()
+	if err != nil {
+		return nil, err
+	}
+	return c.showService(s), nil
+}
+
+func (c *call) deleteService() (any, error) {
+	s, err := c.service()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.store.DeleteService(c.ctx, s.SID); err != nil {
+		return nil, err
+	}
+	c.audit("service deleted", zap.String("service", s.SID))
+	return nil, nil
+}
+
+type serviceConfiguration struct {
+	ServiceSID       string            `json:"chat_service_sid"`
+	CreatorRole      string            `json:"default_conversation_creator_role_sid"`
+	ConversationRole string            `json:"default_conversation_role_sid"`
+	ServiceRole      string            `json:"default_chat_service_role_sid"`
+	Enabled          bool              `json:"reachability_enabled"`
+	URL              string            `json:"url"`
+	Links            map[string]string `json:"links"`
+}
+
+func (c *call) showServiceConfiguration(s presence.Service) any {
+	url := c.url("/v1/Services/" + s.SID + "/Configuration")
+	return serviceConfiguration{
+		ServiceSID: s.SID, CreatorRole: s.DefaultConversationCreatorRole, ConversationRole: s.DefaultConversationRole,
+		ServiceRole: s.DefaultServiceRole, Enabled: s.Enabled, URL: url,
+		Links: links(url, map[string]string{"notifications": "/Notifications", "webhooks": "/Webhooks"}),
+	}
+}
+
+// A service's roles are its three defaults, of which one is of type service.
+
+func serviceRole(s presence.Service) func(string) (typed, exists bool) {
+	return func(sid string) (bool, bool) {
+		if sid == s.DefaultServiceRole {
+			return true, true
+		}
+		return false, sid == s.DefaultConversationRole || sid == s.DefaultConversationCreatorRole
+	}
+}
+
+func conversationRole(s presence.Service) func(string) (typed, exists bool) {
+	return func(sid string) (bool, bool) {
+		typed, exists := serviceRole(s)(sid)
+		return exists && !typed, exists
+	}
+}
+
+func (c *call) fetchServiceConfiguration() (any, error) {
+	s, err := c.service()
+	if err != nil {
+		return nil, err
+	}
+	return c.showServiceConfiguration(s), nil
+}
+
+func (c *call) updateServiceConfiguration() (any, error) {
+	s, err := c.service()
+	if err != nil {
+		return nil, err
+	}
+	var u presence.ServiceUpdate
+	if u.Enabled, err = c.form.boolean("ReachabilityEnabled"); err != nil {
+		return nil, err
+	}
+	for _, r := range []struct {
+		name string
+		set  **string
+		has  func(string) (typed, exists bool)
+	}{
+		{"DefaultChatServiceRoleSid", &u.DefaultServiceRole, serviceRole(s)},
+		{"DefaultConversationRoleSid", &u.DefaultConversationRole, conversationRole(s)},
+		{"DefaultConversationCreatorRoleSid", &u.DefaultConversationCreatorRole, conversationRole(s)},
+	} {
+		if *r.set, err = c.form.role(r.name, r.has); err != nil {
+			return nil, err
+		}
+	}
+	return c.updateService(s, u, "service configuration updated", c.showServiceConfiguration)
+}
+
+// updateService makes a change of a service, if there is any, and shows the result.
+func (c *call) updateService(s presence.Service, u presence.ServiceUpdate, what string, show func(presence.Service) any) (any, error) {
+	if u == (presence.ServiceUpdate{}) {
+		return show(s), nil
+	}
+	s, err := c.store.UpdateService(c.ctx, s.SID, u)
+	if err != nil {
+		return nil, err
+	}
+	c.audit(what, zap.String("service", s.SID), zap.Bool("reachability_enabled", s.Enabled))
+	return show(s), nil
+}
+
+// servicePresence is an extension: what Twilio's configuration has no name for.
+type servicePresence struct {
+	ServiceSID string `json:"chat_service_sid"`
+	Linger     *int   `json:"linger"` // seconds; null: the node's default
+	URL        string `json:"url"`
+}
+
+func (c *call) showServicePresence(s presence.Service) any {
+	p := servicePresence{ServiceSID: s.SID, URL: c.url("/v1/Services/" + s.SID + "/Configuration/Presence")}
+	if s.Linger >= 0 {
+		seconds := int(s.Linger / time.Second)
+		p.Linger = &seconds
+	}
+	return p
+}
+
+func (c *call) fetchServicePresence() (any, error) {
+	s, err := c.service()
+	if err != nil {
+		return nil, err
+	}
+	return c.showServicePresence(s), nil
+}
+
+func (c *call) updateServicePresence() (any, error) {
+	s, err := c.service()
+	if err != nil {
+		return nil, err
+	}
+	var u presence.ServiceUpdate
+	if u.Linger, err = c.form.linger(); err != nil {
+		return nil, err
+	}
+	return c.updateService(s, u, "service presence updated", c.showServicePresence)
+}
+
+type configuration struct {
+	AccountSID       string            `json:"account_sid"`
+	ServiceSID       string            `json:"default_chat_service_sid"`
+	MessagingService *string           `json:"default_messaging_service_sid"` // like the timers always null: they are about conversations
+	InactiveTimer    *string           `json:"default_inactive_timer"`
+	ClosedTimer      *string           `json:"default_closed_timer"`
+	URL              string            `json:"url"`
+	Links            map[string]string `json:"links"`
+}
+
+func (c *call) fetchConfiguration() (any, error) {
+	sid, err := c.store.DefaultService(c.ctx)
+	if err != nil {
+		return nil, err
+	}
+	return configuration{
+		AccountSID: c.account, ServiceSID: sid, URL: c.url("/v1/Configuration"),
+		Links: links(c.url(""), map[string]string{
+			"service": "/v1/Services/" + sid + "/Configuration", "webhooks": "/v1/Configuration/Webhooks",
+		}),
+	}, nil
+}
+
+func (c *call) updateConfiguration() (any, error) {
+	sid, err := c.form.text("DefaultChatServiceSid")
+	if err != nil {
+		return nil, err
+	}
+	if sid != nil {
+		if !presence.IsSID(*sid, "IS") {
+			return nil, errNoDefault
+		}
+		switch err := c.store.SetDefaultService(c.ctx, *sid); {
+		case presence.KindOf(err) == presence.KindNotFound && err != nil:
+			return nil, errNoDefault
+		case err != nil:
+			return nil, err
+		}
+		c.audit("default service chosen", zap.String("service", *sid))
+	}
+	return c.fetchConfiguration()
+}

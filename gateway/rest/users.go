@@ -1,0 +1,166 @@
+package rest
+
+import (
+	"errors"
+
+	"go.uber.org/zap"
+
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+const maxUserPage = 50
+
+type user struct {
+	SID          string            `json:"sid"`
+	AccountSID   string            `json:"account_sid"`
+	ServiceSID   string            `json:"chat_service_sid"`
+	RoleSID      string            `json:"role_sid"`
+	Identity     string            `json:"identity"`
+	FriendlyName *string           `json:"friendly_name"`
+	Attributes   string            `json:"attributes"`
+	Online       presence.Tri      `json:"is_online"`
+	Notifiable   presence.Tri      `json:"is_notifiable"`
+	Created      string            `json:"date_created"`
+	Updated      string            `json:"date_updated"`
+	URL          string            `json:"url"`
+	Links        map[string]string `json:"links"`
+}
+
+// showUser shows a user by itself, with its reachability, at the form of URL that
+// was asked: that of the service, or the short one of the default service.
+func (c *call) showUser(s presence.Service, u presence.User) user {
+	path := "/v1/Users/"
+	if _, named := c.vars["ChatServiceSid"]; named {
+		path = "/v1/Services/" + s.SID + path[len("/v1"):]
+	}
+	url := c.url(path + u.SID)
+	view := s.View(u)
+	return user{
+		SID: u.SID, AccountSID: c.account, ServiceSID: s.SID, RoleSID: u.Role, Identity: u.Identity, FriendlyName: u.FriendlyName,
+		Attributes: u.Attributes, Online: view.Online, Notifiable: view.Notifiable, Created: date(u.Created), Updated: date(u.Updated),
+		URL: url, Links: links(url, map[string]string{"user_conversations": "/Conversations"}),
+	}
+}
+
+func (c *call) createUser() (any, error) {
+	s, err := c.service()
+	if err != nil {
+		return nil, err
+	}
+	identity, err := c.form.text("Identity")
+	if err != nil {
+		return nil, err
+	}
+	if identity == nil {
+		return nil, errNoIdentity
+	}
+	if err := checkIdentity(*identity); err != nil {
+		return nil, err
+	}
+	update, err := c.userUpdate(s)
+	if err != nil {
+		return nil, err
+	}
+	u, err := c.store.CreateUser(c.ctx, presence.Key{Service: s.SID, Identity: *identity}, update)
+	if err != nil {
+		return nil, err
+	}
+	c.audit("user created", zap.String("service", s.SID), zap.String("user", u.SID))
+	return c.showUser(s, u), nil
+}
+
+func checkIdentity(identity string) error {
+	switch err := presence.CheckIdentity(identity); {
+	case errors.Is(err, presence.ErrIdentityEmpty):
+		return errNoIdentity
+	case errors.Is(err, presence.ErrIdentityTooLong):
+		return errLongIdentity
+	case err != nil:
+		return errUTF8
+	case presence.IsSID(identity, "US"):
+		return errIdentityIsSID
+	}
+	return nil
+}
+
+func (c *call) userUpdate(s presence.Service) (u presence.UserUpdate, err error) {
+	if u.FriendlyName, err = c.form.name(); err != nil {
+		return u, err
+	}
+	if u.Attributes, err = c.form.attributes(c.opt.MaxAttributes); err != nil {
+		return u, err
+	}
+	u.Role, err = c.form.role("RoleSid", serviceRole(s))
+	return u, err
+}
+
+func (c *call) listUsers() (any, error) {
+	s, err := c.service()
+	if err != nil {
+		return nil, err
+	}
+	return list(c, "users", maxUserPage, func(cursor string, limit int) (presence.Page[presence.User], error) {
+		return c.store.ListUsers(c.ctx, s.SID, cursor, limit)
+	}, func(u presence.User) any {
+		shown := c.showUser(s, u)
+		shown.Online, shown.Notifiable = presence.Null, presence.Null // only a single user tells
+		return shown
+	})
+}
+
+// user is the user that the request is about, by SID or identity, and its service.
+func (c *call) user() (presence.Service, presence.User, error) {
+	s, err := c.service()
+	if err != nil {
+		return s, presence.User{}, err
+	}
+	name := c.vars["Sid"]
+	var u presence.User
+	switch {
+	case presence.IsSID(name, "US"):
+		u, err = c.store.UserBySID(c.ctx, s.SID, name)
+	case presence.CheckIdentity(name) != nil:
+		err = presence.ErrNoUser
+	default:
+		u, err = c.store.User(c.ctx, presence.Key{Service: s.SID, Identity: name})
+	}
+	return s, u, err
+}
+
+func (c *call) fetchUser() (any, error) {
+	s, u, err := c.user()
+	if err != nil {
+		return nil, err
+	}
+	return c.showUser(s, u), nil
+}
+
+func (c *call) updateUser() (any, error) {
+	s, u, err := c.user()
+	if err != nil {
+		return nil, err
+	}
+	update, err := c.userUpdate(s)
+	if err != nil {
+		return nil, err
+	}
+	if update != (presence.UserUpdate{}) {
+		if u, err = c.store.UpdateUser(c.ctx, u.Key, update); err != nil {
+			return nil, err
+		}
+		c.audit("user updated", zap.String("service", s.SID), zap.String("user", u.SID))
+	}
+	return c.showUser(s, u), nil
+}
+
+func (c *call) deleteUser() (any, error) {
+	s, u, err := c.user()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.store.DeleteUser(c.ctx, u.Key); err != nil {
+		return nil, err
+	}
+	c.audit("user deleted", zap.String("service", s.SID), zap.String("user", u.SID))
+	return nil, nil
+}
