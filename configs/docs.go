@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -26,7 +27,7 @@ func (d description) short() string {
 
 // descriptions reads the comment above each key of the reference. The file is part of the program, so a mistake in it
 // is a programmer's.
-func descriptions() map[string]description {
+var descriptions = sync.OnceValue(func() map[string]description {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(reference, &doc); err != nil {
 		panic(fmt.Sprintf("configs: rollcall.yaml: %v", err))
@@ -45,7 +46,7 @@ func descriptions() map[string]description {
 		out[root.Content[i].Value] = description(strings.Join(lines, " "))
 	}
 	return out
-}
+})
 
 // Print writes c as YAML, secrets and passwords masked.
 func (c *Config) Print(w io.Writer) error {

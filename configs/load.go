@@ -223,6 +223,9 @@ func (c *Config) Development() bool {
 
 // suggest names the known key nearest to an unknown one, if one is near enough to be a slip.
 func suggest(unknown string, known []string) string {
+	if len(unknown) > 64 {
+		return ": remove it" // no slip, and the comparison below takes time
+	}
 	best, least := "", 1+len(unknown)/4
 	for _, k := range known {
 		if d := editDistance(strings.ToLower(unknown), strings.ToLower(k)); d <= least {
