@@ -35,15 +35,24 @@ export function setAttr(el, name, value) {
   if (el.getAttribute(name) !== value) el.setAttribute(name, value);
 }
 
-/** frame calls fn once in the next animation frame, however often it is asked. */
-export function frame(fn) {
-  let asked = false;
+/**
+ * frame calls fn once in the next animation frame, however often it is asked,
+ * and at most every gap ms: what nobody can read faster need not be drawn faster.
+ */
+export function frame(fn, gap = 0) {
+  let asked = false, last = -Infinity;
+  const run = () => {
+    asked = false;
+    last = performance.now();
+    fn();
+  };
   return () => {
     if (asked) return;
     asked = true;
-    const run = () => { if (asked) { asked = false; fn(); } };
-    // A hidden page gets no animation frames; its text must still be right.
+    const wait = last + gap - performance.now();
+    // A hidden page gets no animation frames; what it says must still be right.
     if (document.hidden) setTimeout(run, 250);
+    else if (wait > 0) setTimeout(() => requestAnimationFrame(run), wait);
     else requestAnimationFrame(run);
   };
 }

@@ -38,7 +38,7 @@ export class Feed {
     this.#soon();
   }
 
-  #soon = frame(() => this.#draw());
+  #soon = frame(() => this.#draw(), 200);
 
   #pause(paused) {
     this.#paused = paused;
@@ -63,7 +63,7 @@ export class Feed {
 function item({ time, title, value, text, rev }) {
   return h('li', {},
     h('i', { class: 'mark', 'data-value': String(value) }),
-    h('div', {}, h('strong', { title }, title), ' ', h('span', {}, text)),
-    h('time', { datetime: new Date(time).toISOString(), title: fullTime(time) }, clockTime(time)),
-    rev ? h('small', { title: 'Revision' }, `rev ${rev}`) : '');
+    h('div', { title: `${title} ${text}` }, h('strong', {}, title), ' ', h('span', {}, text)),
+    rev ? h('small', { title: `Revision ${rev}` }, String(rev)) : '',
+    h('time', { datetime: new Date(time).toISOString(), title: fullTime(time) }, clockTime(time)));
 }

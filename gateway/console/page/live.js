@@ -24,7 +24,7 @@ export class Live {
   constructor({ api, service, lingerMs, onDenied }) {
     this.#onDenied = onDenied;
     this.#table = new Table({ root: $('users'), source: () => this.#shown() });
-    this.#plot = new Plot({ root: $('plot'), readout: $('plot-readout') });
+    this.#plot = new Plot({ root: $('plot'), readout: $('plot-readout'), title: $('plot-title') });
     this.#feed = new Feed({ list: $('feed'), empty: $('feed-empty'), counter: $('feed-count'), button: $('feed-pause') });
     this.#watch = new Watch({
       api, service,
@@ -80,7 +80,7 @@ export class Live {
     this.#soon();
   }
 
-  #soon = frame(() => this.#draw());
+  #soon = frame(() => this.#draw(), 100);
 
   #draw() {
     if (this.#stop.signal.aborted) return;
@@ -116,8 +116,7 @@ export class Live {
     const limited = users > MAX_FOLLOWED;
     note.hidden = !limited;
     if (limited) {
-      setText(note, `${this.#watch.cut ? `The first ${count(MAX_LISTED)} users are listed` : `${count(users)} users`}; `
-        + `a session can follow at most ${count(MAX_FOLLOWED)} at a time. Filter to follow others.`);
+      setText(note, `This page follows ${count(MAX_FOLLOWED)} of ${this.#watch.cut ? `more than ${count(MAX_LISTED)}` : count(users)} users, the most that one session may. Filter to follow others.`);
     }
     const empty = $('users-empty');
     empty.hidden = shown > 0;

@@ -1,9 +1,12 @@
-// The plot: how many were online over the last ten minutes. A count holds until
-// the next one, so the line is made of steps; where nothing is known it breaks.
+// The plot: how many were online over the last minutes, at most ten; it starts
+// short and grows with what it has to show. A count holds until the next one, so
+// the line is made of steps; where nothing is known it breaks.
 
 import { svg, setText, setAttr, frame, clockTime, count } from './dom.js';
 
-const SPAN_MS = 10 * 60_000;
+const MINUTE = 60_000;
+const SPANS = [2, 5, 10]; // minutes
+const KEPT_MS = SPANS.at(-1) * MINUTE;
 const GRAIN_MS = 500; // counts closer than this share a point: the later one wins
 const LEFT = 36, RIGHT = 12, TOP = 8, BOTTOM = 22, HEIGHT = 168;
 
@@ -12,15 +15,18 @@ export class Plot {
   #root;
   #svg;
   #readout;
+  #title;
   #width = 0;
+  #span = SPANS[0] * MINUTE;
   #cursor = null; // ms before now, while somebody reads the plot
   #timer;
   #resize;
 
-  constructor({ root, readout }) {
+  constructor({ root, readout, title }) {
     this.#root = root;
     this.#readout = readout;
-    this.#svg = svg('svg', { role: 'img', tabindex: '0', height: HEIGHT, 'aria-label': 'Users online over the last 10 minutes' });
+    this.#title = title;
+    this.#svg = svg('svg', { role: 'img', tabindex: '0', height: HEIGHT, 'aria-labelledby': title.id });
     root.replaceChildren(this.#svg);
     this.#resize = new ResizeObserver(([entry]) => {
       this.#width = Math.floor(entry.contentRect.width);
@@ -50,17 +56,21 @@ export class Plot {
     if (last && t - last.t < GRAIN_MS && this.#samples.length > 1) last.v = v;
     else this.#samples.push({ t, v });
     // One sample from before the span stays: its count reaches into it.
-    while (this.#samples.length > 1 && this.#samples[1].t < t - SPAN_MS) this.#samples.shift();
+    while (this.#samples.length > 1 && this.#samples[1].t < t - KEPT_MS) this.#samples.shift();
     this.#soon();
   }
 
-  #soon = frame(() => this.#draw());
+  #soon = frame(() => this.#draw(), 100);
 
-  #x(t, now) { return LEFT + (1 - (now - t) / SPAN_MS) * (this.#width - LEFT - RIGHT); }
+  #x(t, now) { return LEFT + (1 - (now - t) / this.#span) * (this.#width - LEFT - RIGHT); }
 
   #draw() {
     if (this.#width < 80) return;
     const now = Date.now();
+    const age = this.#samples.length ? now - this.#samples[0].t : 0;
+    const minutes = SPANS.find((span) => age <= span * MINUTE) ?? SPANS.at(-1);
+    this.#span = minutes * MINUTE;
+    setText(this.#title, `Online, last ${minutes} minutes`);
     const bottom = HEIGHT - BOTTOM;
     const ticks = scale(Math.max(0, ...this.#samples.map((sample) => sample.v ?? 0)));
     const y = (v) => bottom - (v / ticks.at(-1)) * (bottom - TOP);
@@ -72,11 +82,11 @@ export class Plot {
       parts.push(svg('line', { class: v ? 'grid' : 'axis', x1: LEFT, x2: this.#width - RIGHT, y1: at, y2: at }));
       parts.push(label(LEFT - 8, at + 3.5, 'end', count(v)));
     }
-    for (let minutes = 10; minutes >= 0; minutes -= 2) {
-      const x = crisp(this.#x(now - minutes * 60_000, now));
+    for (const [i, ago] of marks(minutes).entries()) {
+      const x = crisp(this.#x(now - ago * MINUTE, now));
       parts.push(svg('line', { class: 'axis', x1: x, x2: x, y1: bottom, y2: bottom + 4 }));
-      const anchor = minutes === 0 ? 'end' : minutes === 10 ? 'start' : 'middle';
-      parts.push(label(minutes === 0 ? x + RIGHT - 2 : minutes === 10 ? x - 8 : x, bottom + 17, anchor, minutes ? `−${minutes} min` : 'now'));
+      if (!ago) parts.push(label(x + RIGHT - 2, bottom + 17, 'end', 'now'));
+      else parts.push(label(i ? x : x - 8, bottom + 17, i ? 'middle' : 'start', ago % 1 ? `−${ago * 60} s` : `−${ago} min`));
     }
     const { line, area } = this.#paths(now, y, bottom);
     parts.push(svg('path', { class: 'area', d: area }), svg('path', { class: 'line', d: line }));
@@ -94,6 +104,7 @@ export class Plot {
     for (let i = 0; i < this.#samples.length; i++) {
       const { t, v } = this.#samples[i];
       if (v === null) continue;
+      // A sample from before the span reaches into it from the left edge.
       const from = Math.max(LEFT, this.#x(t, now)).toFixed(1);
       const to = this.#x(this.#samples[i + 1]?.t ?? now, now).toFixed(1);
       if (to < LEFT) continue;
@@ -125,12 +136,12 @@ export class Plot {
   #point(event) {
     const x = event.clientX - this.#svg.getBoundingClientRect().left;
     const share = (x - LEFT) / (this.#width - LEFT - RIGHT);
-    this.#read((1 - Math.min(1, Math.max(0, share))) * SPAN_MS);
+    this.#read((1 - Math.min(1, Math.max(0, share))) * this.#span);
   }
 
   #key(event) {
     const step = { ArrowLeft: 10_000, ArrowRight: -10_000 }[event.key];
-    if (step) this.#read(Math.min(SPAN_MS, Math.max(0, (this.#cursor ?? 0) + step)));
+    if (step) this.#read(Math.min(this.#span, Math.max(0, (this.#cursor ?? 0) + step)));
     else if (event.key === 'Escape') this.#read(null);
     else return;
     event.preventDefault();
@@ -144,13 +155,13 @@ export class Plot {
 
 const label = (x, y, anchor, text) => svg('text', { x, y, 'text-anchor': anchor }, text);
 
+// marks gives the places on the time axis, in minutes before now.
+const marks = (minutes) => ({ 2: [2, 1.5, 1, 0.5, 0], 5: [5, 4, 3, 2, 1, 0], 10: [10, 8, 6, 4, 2, 0] })[minutes];
+
 // scale gives whole-number ticks from 0 to at least max, 1-2-5 apart, at most five steps.
 function scale(max) {
   let step = 1;
-  for (const factor of function* () { for (let ten = 1; ; ten *= 10) yield* [1, 2, 5].map((n) => n * ten); }()) {
-    step = factor;
-    if (step * 4 >= max) break;
-  }
+  for (let i = 0; step * 4 < max; step = [1, 2, 5][++i % 3] * 10 ** Math.floor(i / 3));
   const top = Math.max(2, Math.ceil(max / step)) * step;
   return Array.from({ length: top / step + 1 }, (_, i) => i * step);
 }

@@ -20,7 +20,6 @@ export class Table {
   #rows = new Map();
   #onScreen = new Set();
   #dirty = new Set();
-  #reorder = true;
   #sort = { by: 'identity', down: false };
   #body;
   #source;
@@ -28,7 +27,7 @@ export class Table {
   #head;
   #clock;
 
-  /** source: function giving the users to show; root: the table; scroll: what it scrolls in. */
+  /** source: function giving the users to show, a new array each time; root: the table. */
   constructor({ root, source }) {
     this.#source = source;
     this.#body = root.tBodies[0];
@@ -60,17 +59,15 @@ export class Table {
   /** touch redraws one user in the next frame. */
   touch(identity) {
     this.#dirty.add(identity);
-    if (this.#sort.by !== 'identity') this.#reorder = true;
     this.#soon();
+    if (this.#sort.by !== 'identity') this.#arrangeSoon();
   }
 
-  /** refill looks again which users there are, in the next frame. */
-  refill() {
-    this.#reorder = true;
-    this.#soon();
-  }
+  /** refill looks again which users there are, soon. */
+  refill() { this.#arrangeSoon(); }
 
   #soon = frame(() => this.#draw());
+  #arrangeSoon = frame(() => this.#arrange(), 400); // rows that keep moving cannot be read
 
   #sortBy(by) {
     this.#sort = { by, down: this.#sort.by === by && !this.#sort.down };
@@ -79,11 +76,10 @@ export class Table {
       if (mine) th.setAttribute('aria-sort', this.#sort.down ? 'descending' : 'ascending');
       else th.removeAttribute('aria-sort');
     }
-    this.refill();
+    this.#arrange();
   }
 
   #draw() {
-    if (this.#reorder) this.#arrange();
     for (const identity of this.#dirty) {
       const row = this.#rows.get(identity);
       if (row) row.draw();
@@ -92,7 +88,6 @@ export class Table {
   }
 
   #arrange() {
-    this.#reorder = false;
     const compare = sorts[this.#sort.by];
     const sign = this.#sort.down ? -1 : 1;
     const users = this.#source().sort((a, b) => sign * compare(a, b) || byIdentity(a, b));

@@ -172,11 +172,16 @@ export class Watch {
   #retargetSoon = debounce(300, () => this.#retarget().catch(() => {}));
 
   async #retarget() {
+    // Who matches the filter comes first; who is followed already stays while
+    // there is room.
+    const users = [...this.users.values()];
     const target = new Set(this.#pinned);
-    for (const user of this.users.values()) {
-      if (target.size >= MAX_FOLLOWED) break;
-      if (this.users.size <= MAX_FOLLOWED || matches(user, this.#filter)) target.add(user.identity);
-    }
+    const fill = (wanted) => {
+      for (const user of users) if (target.size < MAX_FOLLOWED && wanted(user)) target.add(user.identity);
+    };
+    if (this.#filter) fill((user) => matches(user, this.#filter));
+    fill((user) => this.follows(user.identity));
+    fill(() => true);
     const gone = [...this.#session.known.keys()].filter((identity) => !target.has(identity));
     if (gone.length) await this.#session.unfollow(gone);
     for (const identity of gone) this.#on.change(identity);
@@ -197,6 +202,7 @@ export class Watch {
     user.rev = message.rev;
     // A revision is the time of its change unless changes come faster than time.
     if (message.rev > 1e12) user.changed = message.rev;
+    if (was.online !== user.online) user.sessions = user.online === false ? 0 : undefined; // counted anew
     this.#on.change(identity);
     if (was.online !== user.online || reasons) this.#countSoon(identity);
     const caughtUp = reasons === null;
