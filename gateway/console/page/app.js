@@ -29,9 +29,13 @@ async function signIn(user, secret) {
 }
 
 function signOut(message = '') {
+  sessionStorage.removeItem(STORED);
+  showSignIn(message);
+}
+
+function showSignIn(message) {
   live?.stop();
   live = api = account = null;
-  sessionStorage.removeItem(STORED);
   $('app').hidden = true;
   $('signin').hidden = false;
   showError($('signin-error'), message);
@@ -150,5 +154,11 @@ for (const tab of tabs) {
 
 const kept = JSON.parse(sessionStorage.getItem(STORED) ?? 'null');
 $('signin-user').value = kept?.user ?? deepLink().account ?? '';
-if (kept) signIn(kept.user, kept.secret).catch((err) => signOut(explain(err)));
-else signOut();
+if (!kept) showSignIn('');
+else {
+  signIn(kept.user, kept.secret).catch((err) => {
+    if (err.status === 401) return signOut(DENIED);
+    $('signin-secret').value = kept.secret; // to try again once the gateway is back
+    showSignIn(explain(err));
+  });
+}

@@ -48,6 +48,7 @@ export class Feed {
   }
 
   #draw() {
+    if (this.#stop.signal.aborted) return;
     if (!this.#paused && this.#waiting.length) {
       this.#list.prepend(...this.#waiting.reverse().map(item));
       this.#waiting = [];

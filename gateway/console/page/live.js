@@ -142,6 +142,8 @@ export class Live {
         h('button', { class: 'button', type: 'button', onclick: () => this.#find(error) }, `Look for exactly this identity`), error);
     } else if (users) {
       say('pending', h('p', { class: 'loading' }, 'Asking who is online'));
+    } else if (this.#watch.enabled === false) {
+      say('off', h('h3', {}, 'No users yet'), h('p', {}, 'Turn reachability on, then open demo users to see them come and go.'));
     } else {
       say('empty', h('h3', {}, 'No users yet'), h('p', {}, 'A user appears with the first connection, or when made over REST.'),
         h('button', { class: 'button primary', type: 'button', onclick: () => this.#demo.add(5) }, 'Open 5 demo users'));

@@ -65,7 +65,7 @@ export class Plot {
   #x(t, now) { return LEFT + (1 - (now - t) / this.#span) * (this.#width - LEFT - RIGHT); }
 
   #draw() {
-    if (this.#width < 80) return;
+    if (this.#width < 80 || !this.#svg.isConnected) return;
     const now = Date.now();
     const age = this.#samples.length ? now - this.#samples[0].t : 0;
     const minutes = SPANS.find((span) => age <= span * MINUTE) ?? SPANS.at(-1);
@@ -92,6 +92,9 @@ export class Plot {
     parts.push(svg('path', { class: 'area', d: area }), svg('path', { class: 'line', d: line }));
     const latest = this.#samples.at(-1);
     if (latest && latest.v !== null) parts.push(svg('circle', { class: 'dot', cx: this.#x(now, now), cy: y(latest.v), r: 3 }));
+    if (this.#samples.every((sample) => sample.v === null)) {
+      parts.push(svg('text', { class: 'nothing', x: this.#width / 2, y: TOP + (bottom - TOP) * 0.28, 'text-anchor': 'middle' }, 'Nothing is known yet'));
+    }
     this.#drawCursor(parts, now, y, bottom, crisp);
 
     setAttr(this.#svg, 'width', String(this.#width));

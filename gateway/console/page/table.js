@@ -26,6 +26,7 @@ export class Table {
   #observer;
   #head;
   #clock;
+  #stopped = false;
 
   /** source: function giving the users to show, a new array each time; root: the table. */
   constructor({ root, source }) {
@@ -47,6 +48,7 @@ export class Table {
   }
 
   stop() {
+    this.#stopped = true;
     clearInterval(this.#clock);
     this.#observer.disconnect();
     this.#body.replaceChildren();
@@ -88,6 +90,7 @@ export class Table {
   }
 
   #arrange() {
+    if (this.#stopped) return;
     const compare = sorts[this.#sort.by];
     const sign = this.#sort.down ? -1 : 1;
     const users = this.#source().sort((a, b) => sign * compare(a, b) || byIdentity(a, b));
