@@ -1,0 +1,206 @@
+// The live page in a real browser against a real gateway. Every step waits for
+// what the page shows; the deadlines are those of a machine that is busy.
+
+import assert from 'node:assert/strict';
+import { mkdirSync } from 'node:fs';
+import { after, afterEach, before, beforeEach, test } from 'node:test';
+import { chromium } from 'playwright-core';
+import { credentials, start } from './gateway.mjs';
+
+const ARTIFACTS = new URL('./artifacts/', import.meta.url).pathname;
+const WAIT_MS = 15_000;
+const SIZES = { wide: { width: 1440, height: 900 }, narrow: { width: 390, height: 844 } };
+
+let gateway, browser, context, page, complaints;
+
+before(async () => {
+  mkdirSync(ARTIFACTS, { recursive: true });
+  gateway = await start();
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+      '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+  });
+});
+
+after(async () => {
+  await browser?.close();
+  await gateway?.stop();
+});
+
+// Each test has a browser profile and a service of its own.
+beforeEach(async (t) => {
+  context = await browser.newContext({ viewport: SIZES.wide, colorScheme: 'light' });
+  page = await context.newPage();
+  page.setDefaultTimeout(WAIT_MS);
+  complaints = [];
+  page.on('console', (message) => ['error', 'warning'].includes(message.type()) && complaints.push(message.text()));
+  page.on('pageerror', (err) => complaints.push(String(err)));
+  t.service = await rest('POST', '/v1/Services', { FriendlyName: t.name });
+});
+
+afterEach(async (t) => {
+  if (!t.passed) await page.screenshot({ path: `${ARTIFACTS}failed-${t.name.replace(/\W+/g, '-')}.png` });
+  await context.close();
+});
+
+test('a newcomer sees users come and go', async (t) => {
+  await signIn(t.service);
+
+  // The switch is off, and the page says what to click.
+  await page.getByRole('switch', { name: 'Reachability', checked: false }).waitFor();
+  await page.getByText('No users yet').waitFor();
+  await screenshots('first-look');
+  await page.getByRole('button', { name: 'Turn reachability on' }).click();
+  await page.getByRole('switch', { name: 'Reachability', checked: true }).waitFor();
+  await page.locator('#hint-off').waitFor({ state: 'hidden' });
+  assert.equal((await configuration(t.service)).reachability_enabled, true);
+
+  // Two demo users connect.
+  await page.getByLabel('Open', { exact: true }).fill('2');
+  await page.getByRole('button', { name: 'Open 2', exact: true }).click();
+  await row('ada', { online: 'Online', sessions: '1' });
+  await row('grace', { online: 'Online', sessions: '1' });
+  await page.locator('#stat-online').getByText('2', { exact: true }).waitFor();
+  assert.equal((await user(t.service, 'ada')).is_online, true);
+
+  // One leaves with a goodbye: offline at once. The other is lost: it lingers.
+  await page.getByRole('button', { name: 'Close ada' }).click();
+  await row('ada', { online: 'Offline', sessions: '0' });
+  await page.getByRole('button', { name: 'Drop grace' }).click();
+  await page.getByText(/grace dropped: shown online for up to \d+ s/).waitFor();
+  await row('grace', { online: 'Online', sessions: '0, lingering' });
+  await screenshots('live');
+  await row('grace', { online: 'Offline', sessions: '0' });
+  assert.equal((await user(t.service, 'grace')).is_online, false);
+  await page.locator('#stat-offline').getByText('2', { exact: true }).waitFor();
+
+  // It was never registered for push: unknown, which is not "no".
+  await row('ada', { notifiable: 'Unknown' });
+
+  assert.deepEqual(await feed(), ['grace went offline', 'ada went offline', 'grace came online', 'ada came online', 'Reachability turned on']
+    .sort(), 'the events, in whatever order the two connected');
+
+  // What the page shows of itself: nothing. Its own session is invisible.
+  assert.deepEqual(await identities(), ['ada', 'grace']);
+
+  // One comes back.
+  await page.getByRole('button', { name: 'Reopen grace' }).click();
+  await row('grace', { online: 'Online', sessions: '1' });
+
+  // The switch goes off: nobody is known any more.
+  await page.getByRole('switch', { name: 'Reachability' }).click();
+  await row('grace', { online: 'Unknown' });
+  await row('ada', { online: 'Unknown' });
+
+  // And on again: who is connected is replayed, who is not stays unknown.
+  await page.getByRole('switch', { name: 'Reachability' }).click();
+  await row('grace', { online: 'Online' });
+  await row('ada', { online: 'Unknown' });
+  assert.deepEqual(complaints, []);
+});
+
+test('wrong credentials are told apart from a gateway that is away', async () => {
+  await page.goto(`${gateway.url}/console#account=${credentials.account}&secret=not-read`);
+  assert.equal(await page.locator('#signin-user').inputValue(), credentials.account);
+  assert.equal(await page.locator('#signin-secret').inputValue(), '');
+  await page.locator('#signin-secret').fill('wrong');
+  await page.getByRole('button', { name: 'Sign in' }).click();
+  await page.getByRole('alert').getByText('These credentials are not valid').waitFor();
+
+  await page.route('**/v1/Configuration', (route) => route.abort());
+  await page.getByRole('button', { name: 'Sign in' }).click();
+  await page.getByRole('alert').getByText('The gateway does not answer').waitFor();
+  assert.equal(await page.evaluate(() => sessionStorage.length), 0);
+});
+
+test('credentials outlive a reload, and not a sign-out', async (t) => {
+  await signIn(t.service);
+  await page.reload();
+  await connected();
+  assert.equal(await page.locator('#service').inputValue(), t.service.sid);
+  assert.ok(!page.url().includes(credentials.authToken));
+  await page.getByRole('button', { name: 'Sign out' }).click();
+  await page.getByRole('heading', { name: 'Who is reachable right now?' }).waitFor();
+  assert.equal(await page.evaluate(() => sessionStorage.length + localStorage.length), 0);
+  assert.deepEqual(complaints, []);
+});
+
+test('an identity is text, whatever is in it', async (t) => {
+  const hostile = '<img src=x onerror="document.title=1"> "&\u202e';
+  await rest('POST', `/v1/Services/${t.service.sid}/Users`, { Identity: hostile, FriendlyName: '<script>document.title=1</script>' });
+  await signIn(t.service);
+  await page.getByText(hostile, { exact: true }).waitFor();
+  assert.equal(await page.title(), 'Rollcall');
+  assert.equal(await page.locator('#users img, #users script').count(), 0);
+  assert.deepEqual(complaints, []);
+});
+
+test('a service made on the page, and a user made over REST, appear', async () => {
+  await signIn();
+  await page.getByRole('button', { name: 'New service' }).click();
+  await page.getByLabel('Name').fill('Made on the page');
+  await page.getByRole('button', { name: 'Create' }).click();
+  await page.locator('#service option:checked').getByText('Made on the page').waitFor({ state: 'attached' });
+  await connected();
+  await page.getByText('No users yet').waitFor();
+  const sid = await page.locator('#service').inputValue();
+  await rest('POST', `/v1/Services/${sid}/Users`, { Identity: 'radia', FriendlyName: 'Radia P.' });
+  await row('radia', { online: 'Unknown' });
+  await page.getByText('Radia P.').waitFor();
+  await page.getByRole('tab', { name: 'Connect' }).click();
+  await page.getByText(`rollcall watch --service ${sid}`).waitFor();
+  assert.deepEqual(complaints, []);
+});
+
+// --- what the tests say
+
+async function signIn(service) {
+  await page.goto(`${gateway.url}/console${service ? `#service=${service.sid}` : ''}`);
+  await page.getByLabel('Account SID or API key SID').fill(credentials.account);
+  await page.getByLabel('Auth token or API key secret').fill(credentials.authToken);
+  await page.getByRole('button', { name: 'Sign in' }).click();
+  await connected();
+}
+
+const connected = () => page.locator('#connection[data-state=open]').waitFor();
+
+const CELLS = { online: 'c-online', notifiable: 'c-notifiable', sessions: 'c-sessions' };
+
+/** row waits until a user's row shows each of the texts given. */
+async function row(identity, texts) {
+  await page.waitForFunction(({ identity, cells }) => {
+    const tr = [...document.querySelectorAll('#users tbody tr')].find((each) => each.dataset.identity === identity);
+    return tr && cells.every(([cell, text]) => tr.querySelector(`.${cell}`).textContent === text);
+  }, { identity, cells: Object.entries(texts).map(([name, text]) => [CELLS[name], text]) });
+}
+
+const identities = () => page.locator('#users tbody .id').allTextContents();
+
+const feed = async () => (await page.locator('#feed li > div').allTextContents()).sort();
+
+async function screenshots(name) {
+  for (const [size, viewport] of Object.entries(SIZES)) {
+    for (const colorScheme of ['light', 'dark']) {
+      await page.setViewportSize(viewport);
+      await page.emulateMedia({ colorScheme });
+      await page.screenshot({ path: `${ARTIFACTS}${name}-${size}-${colorScheme}.png`, fullPage: true });
+    }
+  }
+  await page.setViewportSize(SIZES.wide);
+  await page.emulateMedia({ colorScheme: 'light' });
+}
+
+async function rest(method, path, form) {
+  const response = await fetch(gateway.url + path, {
+    method,
+    headers: { Authorization: `Basic ${btoa(`${credentials.account}:${credentials.authToken}`)}` },
+    body: form && new URLSearchParams(form),
+  });
+  const body = await response.json();
+  assert.ok(response.ok, `${method} ${path}: ${response.status} ${body.message}`);
+  return body;
+}
+
+const configuration = (service) => rest('GET', `/v1/Services/${service.sid}/Configuration`);
+const user = (service, identity) => rest('GET', `/v1/Services/${service.sid}/Users/${identity}`);
