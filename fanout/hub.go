@@ -129,9 +129,7 @@ func (h *Hub) Event(p presence.Partition, run string, seq uint64, e presence.Eve
 	var w *wakes
 	if ten := h.tenant(e.User.Service); ten != nil {
 		if t := part.topics[topicKey{ten, e.User.Identity}]; t != nil {
-			u, changed := t.event(&e)
-			part.touch(t, changed)
-			if u != nil {
+			if u := part.took(t, t.event(&e)); u != nil {
 				w = h.gather()
 				h.dispatch(t, u, w)
 			}
@@ -143,11 +141,13 @@ func (h *Hub) Event(p presence.Partition, run string, seq uint64, e presence.Eve
 	}
 }
 
-func (p *partition) touch(t *topic, changed bool) {
-	if changed {
+// took notes that something was taken in and returns the update to dispatch, if any.
+func (p *partition) took(t *topic, o outcome) *Update {
+	if !o.stale {
 		p.clock++
-		t.changed = p.clock
+		t.told = p.clock
 	}
+	return o.update
 }
 
 func (h *Hub) tenant(sid string) *tenant {
@@ -261,8 +261,9 @@ func (h *Hub) Subscribe(ctx context.Context, b *Mailbox, identities []string, an
 	if err := h.load(ctx, ten); err != nil {
 		return err
 	}
-	sorted := slices.Sorted(slices.Values(identities))
-	if b.Subscriptions()+b.missing(sorted) > h.opt.MaxSubscriptions {
+	asked := identities
+	identities = slices.Compact(slices.Sorted(slices.Values(asked)))
+	if b.Subscriptions()+b.missing(identities) > h.opt.MaxSubscriptions {
 		return ErrTooMany
 	}
 	if err := b.await(ctx); err != nil {
@@ -322,9 +323,7 @@ func (h *Hub) Subscribe(ctx context.Context, b *Mailbox, identities []string, an
 		part := &h.parts[homes[i]]
 		part.mu.Lock()
 		if s := b.find(identities[i]); s != nil {
-			u, changed := s.t.read(&users[i], began[i], s)
-			part.touch(s.t, changed)
-			if u != nil {
+			if u := part.took(s.t, s.t.read(&users[i], began[i], s)); u != nil {
 				h.dispatch(s.t, u, w)
 			}
 			snapshots[i] = s.t.snapshot(&users[i], b.take(s))
@@ -332,7 +331,12 @@ func (h *Hub) Subscribe(ctx context.Context, b *Mailbox, identities []string, an
 		part.mu.Unlock()
 	}
 	h.call(w)
-	return b.fill(place, answer(snapshots))
+	inOrder := make([]presence.Snapshot, len(asked))
+	for i, identity := range asked {
+		at, _ := slices.BinarySearch(identities, identity)
+		inOrder[i] = snapshots[at]
+	}
+	return b.fill(place, answer(inOrder))
 }
 
 // joinLocked adds the mailbox to a user's topic, making it if need be; false if it
@@ -340,7 +344,7 @@ func (h *Hub) Subscribe(ctx context.Context, b *Mailbox, identities []string, an
 func (h *Hub) joinLocked(part *partition, ten *tenant, b *Mailbox, identity string) (bool, error) {
 	t := part.topics[topicKey{ten, identity}]
 	if t == nil {
-		t = &topic{topicKey: topicKey{ten, strings.Clone(identity)}, changed: part.clock}
+		t = &topic{topicKey: topicKey{ten, strings.Clone(identity)}, told: part.clock}
 		if part.topics == nil {
 			part.topics = map[topicKey]*topic{}
 		}

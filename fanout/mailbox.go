@@ -365,15 +365,12 @@ func (b *Mailbox) drop(identity string) *subscription {
 	return s
 }
 
-// missing counts the distinct identities without a subscription, which must be sorted.
-func (b *Mailbox) missing(sorted []string) int {
+// missing counts the identities without a subscription.
+func (b *Mailbox) missing(identities []string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := 0
-	for i, identity := range sorted {
-		if i > 0 && identity == sorted[i-1] {
-			continue
-		}
+	for _, identity := range identities {
 		if s, _ := b.findLocked(identity); s == nil {
 			n++
 		}

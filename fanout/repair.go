@@ -22,6 +22,7 @@ type lateBeat struct {
 	run string
 	seq uint64
 	due time.Time
+	at  presence.Cursor // when the heartbeat came
 }
 
 // Serve repairs what the bus lost, until ctx ends, and returns nil then. Partitions
@@ -58,13 +59,13 @@ func (h *Hub) Beat(p presence.Partition, run string, seq uint64) {
 	}
 	part := &h.parts[p]
 	part.mu.Lock()
-	behind := part.held && part.cursor.Behind(run, seq)
+	behind, at := part.held && part.cursor.Behind(run, seq), part.cursor
 	part.mu.Unlock()
 	if !behind {
 		return
 	}
 	select {
-	case h.late <- lateBeat{p, run, seq, time.Now().Add(h.opt.Late)}:
+	case h.late <- lateBeat{p, run, seq, time.Now().Add(h.opt.Late), at}:
 	default: // the next heartbeat asks again
 	}
 }
@@ -81,7 +82,7 @@ func (h *Hub) awaitLate(ctx context.Context) {
 			part := &h.parts[l.p]
 			part.mu.Lock()
 			if part.held {
-				h.gapLocked(l.p, part.cursor.Skip(l.run, l.seq))
+				h.gapLocked(l.p, part.cursor.Skip(l.run, l.seq, l.at))
 			}
 			part.mu.Unlock()
 		}
@@ -143,15 +144,18 @@ func (h *Hub) repair(ctx context.Context, p presence.Partition) error {
 	part.mu.Unlock()
 	for len(keys) > 0 {
 		n := min(len(keys), maxRead)
-		if err := h.repairSome(ctx, part, keys[:n]); err != nil {
+		again, err := h.repairSome(ctx, part, keys[:n])
+		if err != nil {
 			return err
 		}
-		keys = keys[n:]
+		keys = append(keys[n:], again...)
 	}
 	return nil
 }
 
-func (h *Hub) repairSome(ctx context.Context, part *partition, keys []presence.Key) error {
+// repairSome is repair for a round of users. It returns those of which something
+// else was heard while they were read.
+func (h *Hub) repairSome(ctx context.Context, part *partition, keys []presence.Key) (again []presence.Key, err error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	part.mu.Lock()
@@ -159,10 +163,12 @@ func (h *Hub) repairSome(ctx context.Context, part *partition, keys []presence.K
 	part.mu.Unlock()
 	users, err := h.store.ReadUsers(ctx, keys)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	w := h.gather()
+	defer h.call(w)
 	part.mu.Lock()
+	defer part.mu.Unlock()
 	for i, k := range keys {
 		ten := h.tenant(k.Service)
 		if ten == nil {
@@ -172,15 +178,15 @@ func (h *Hub) repairSome(ctx context.Context, part *partition, keys []presence.K
 		if t == nil {
 			continue
 		}
-		u, changed := t.read(&users[i], began, nil)
-		part.touch(t, changed)
-		if u != nil {
+		o := t.read(&users[i], began, nil)
+		if o.stale {
+			again = append(again, k)
+		}
+		if u := part.took(t, o); u != nil {
 			h.dispatch(t, u, w)
 		}
 	}
-	part.mu.Unlock()
-	h.call(w)
-	return nil
+	return again, nil
 }
 
 // sleep waits; false if ctx ended first.

@@ -15,7 +15,7 @@ type partition struct {
 	mu     sync.Mutex // guards the following and its topics
 	topics map[topicKey]*topic
 	cursor presence.Cursor
-	clock  uint64 // counts changes of topics
+	clock  uint64 // counts events and reads taken in
 	held   bool   // the topics hold one listener of the bus
 	queued bool   // for repair
 }
@@ -47,7 +47,7 @@ type topic struct {
 	online, notifiable presence.Tri
 	seen               bool // anything was shown
 
-	changed uint64 // the partition's clock when the store's record last was another
+	told uint64 // the partition's clock when an event or a read was last taken in
 
 	// Subscribers; one is the first, and never nil while there are more.
 	one  *subscription
@@ -127,12 +127,11 @@ func (t *topic) remove(s *subscription) {
 	}
 }
 
-// event takes in a published change and returns the update to dispatch, if any. It
-// reports whether the record is another one now.
-func (t *topic) event(e *presence.Event) (update *Update, changed bool) {
+// event takes in a published change.
+func (t *topic) event(e *presence.Event) outcome {
 	u := &e.User
 	if u.Rev <= t.rec.rev {
-		return nil, false
+		return outcome{stale: true}
 	}
 	reasons := e.Reasons &^ presence.Reachability
 	if e.Deleted {
@@ -149,27 +148,27 @@ func (t *topic) event(e *presence.Event) (update *Update, changed bool) {
 	if reasons&presence.ReasonAttributes != 0 {
 		t.attributes = digestAttributes(u.Attributes)
 	}
-	return t.look(reasons, sid != t.rec.sid, u), true
+	return outcome{update: t.look(reasons, sid != t.rec.sid, u)}
+}
+
+// outcome is what became of an event or a read.
+type outcome struct {
+	update *Update // to dispatch, or nil
+	stale  bool    // it was not taken in
 }
 
 // read takes in the user as read from the store, by a read that began at a time of
-// the partition's clock, and returns the update to dispatch, if any. It reports
-// whether the record is another one now. The read was for own, which gets a
-// snapshot, or for a repair if own is nil.
+// the partition's clock: for own, which gets a snapshot, or for a repair if own is
+// nil.
 //
 // The store's word is the truth, also where it is older than the topic: it lost
-// data then. Only what came in after the read began may be newer.
-func (t *topic) read(u *presence.User, began uint64, own *subscription) (update *Update, changed bool) {
-	name, attributes := digestName(u.FriendlyName), digestAttributes(u.Attributes)
-	if u.Rev <= t.rec.rev && t.changed > began {
-		if t.name == 0 {
-			t.name = name
-		}
-		if t.attributes == 0 {
-			t.attributes = attributes
-		}
-		return nil, false
+// data then. So a read during which anything else was taken in tells nothing:
+// which of the two is newer cannot be said.
+func (t *topic) read(u *presence.User, began uint64, own *subscription) outcome {
+	if t.told > began {
+		return outcome{stale: true}
 	}
+	name, attributes := digestName(u.FriendlyName), digestAttributes(u.Attributes)
 	if u.SID != t.rec.sid && t.name != 0 { // another user, or none: no profile is known of it
 		t.name, t.attributes = digestName(nil), digestAttributes("")
 	}
@@ -184,19 +183,17 @@ func (t *topic) read(u *presence.User, began uint64, own *subscription) (update 
 		reasons |= presence.ReasonAttributes
 	}
 	before := t.rec
-	changed = t.name != name || t.attributes != attributes
 	t.name, t.attributes = name, attributes
 	t.record(u)
 	if u.SID == "" && before.sid == "" {
 		t.rec.rev = before.rev // of the deletion, which the store does not keep
 	}
-	changed = changed || t.rec != before
 	if alone && !t.seen { // its snapshot will tell
 		v := t.view()
 		t.online, t.notifiable = v.Online, v.Notifiable
-		return nil, changed
+		return outcome{}
 	}
-	return t.look(reasons, before.sid != t.rec.sid, u), changed
+	return outcome{update: t.look(reasons, before.sid != t.rec.sid, u)}
 }
 
 func (t *topic) record(u *presence.User) {
@@ -261,7 +258,9 @@ func (t *topic) snapshot(u *presence.User, waiting *Update) presence.Snapshot {
 	if v.SID == "" {
 		return v
 	}
-	v.FriendlyName, v.Attributes = u.FriendlyName, u.Attributes
+	if u.SID == v.SID {
+		v.FriendlyName, v.Attributes = u.FriendlyName, u.Attributes
+	}
 	if waiting != nil && waiting.Reasons&presence.ReasonFriendlyName != 0 {
 		v.FriendlyName = waiting.View.FriendlyName
 	}
