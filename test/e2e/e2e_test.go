@@ -1,0 +1,273 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rollcall-presence/rollcall/client"
+	"github.com/rollcall-presence/rollcall/internal/testkit"
+)
+
+// Three processes on one real Redis: users come and go on each, watchers on each see
+// the same, one node is killed with -9 and each of its users is seen to leave
+// exactly once.
+func TestThreeNodes(t *testing.T) {
+	redis := testkit.Redis(t)
+	redisURL := "redis://" + redis.Addr
+	nodes := []*node{start(t, redisURL), start(t, redisURL), start(t, redisURL)}
+	sid := nodes[0].newService()
+
+	const perNode = 30
+	var identities []string
+	for i := range nodes {
+		for u := range perNode {
+			identities = append(identities, fmt.Sprintf("user-%d-%d", i, u))
+		}
+	}
+	var watchers []*watcher
+	for i, n := range nodes {
+		watchers = append(watchers, watch(t, n.ws(), sid, fmt.Sprint("watcher", i), identities...))
+	}
+	each := func(what, want string, d time.Duration, which func(identity string) bool) {
+		t.Helper()
+		for i, w := range watchers {
+			if w == nil {
+				continue
+			}
+			for _, id := range identities {
+				if !which(id) {
+					continue
+				}
+				within(t, d, fmt.Sprintf("%s: watcher %d sees %s", what, i, id), func() error {
+					if got := w.history(id); got != want {
+						return fmt.Errorf("saw %q; want %q", got, want)
+					}
+					return nil
+				})
+			}
+		}
+	}
+	all := func(string) bool { return true }
+
+	clients := map[string]*client.Client{}
+	var mu sync.Mutex // guards clients
+	var wg sync.WaitGroup
+	for i, n := range nodes {
+		wg.Go(func() {
+			for u := range perNode {
+				id := fmt.Sprintf("user-%d-%d", i, u)
+				c := connect(t, n.ws(), sid, id, client.Options{})
+				mu.Lock()
+				clients[id] = c
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	each("came", "true", 10*time.Second, all)
+
+	// Clean sign-outs, and back.
+	odd := func(id string) bool { return strings.HasSuffix(id, "1") }
+	for id, c := range clients {
+		if odd(id) {
+			if err := c.Close(); err != nil {
+				t.Errorf("closing %s: %v", id, err)
+			}
+		}
+	}
+	each("signed out", "true false", 10*time.Second, odd)
+	for id := range clients {
+		if odd(id) {
+			clients[id] = connect(t, nodes[int(id[5]-'0')].ws(), sid, id, client.Options{})
+		}
+	}
+	each("came back", "true false true", 10*time.Second, odd)
+	for i, w := range watchers {
+		w.reset()
+		if got := state(nodes[i].online(sid, identities[i])); got != "true" {
+			t.Errorf("REST on node %d: is_online of %s = %s; want true", i, identities[i], got)
+		}
+	}
+
+	// One node is killed; a few of its users come back elsewhere, within the lease.
+	back := []string{"user-2-3", "user-2-4"}
+	lost := func(id string) bool { return strings.HasPrefix(id, "user-2-") && !slices.Contains(back, id) }
+	for id, c := range clients {
+		if strings.HasPrefix(id, "user-2-") {
+			c.Drop()
+		}
+	}
+	nodes[2].kill()
+	watchers[2] = nil
+	for _, id := range back {
+		connect(t, nodes[0].ws(), sid, id, client.Options{})
+	}
+	// lease 10 s + sweep 3 s, and time for a busy machine
+	each("killed", "false", 25*time.Second, lost)
+	// Nothing else was seen, and nothing more comes: two more heartbeats.
+	settled := time.Now().Add(7 * time.Second)
+	eventually(t, "two more heartbeats", func() error {
+		if time.Now().Before(settled) {
+			return errNotYet
+		}
+		return nil
+	})
+	each("exactly once", "false", time.Second, lost)
+	each("nobody else", "", time.Second, func(id string) bool { return !lost(id) })
+	for _, id := range identities {
+		want := "true"
+		if lost(id) {
+			want = "false"
+		}
+		if got := state(nodes[1].online(sid, id)); got != want {
+			t.Errorf("REST: is_online of %s = %s; want %s", id, got, want)
+		}
+	}
+}
+
+// Every node is replaced while clients stay: not one presence event is seen.
+func TestRollingRestart(t *testing.T) {
+	redis := testkit.Redis(t)
+	redisURL := "redis://" + redis.Addr
+	const drain = "ROLLCALL_DRAIN_TIMEOUT=6s"
+	nodes := []*node{start(t, redisURL, drain), start(t, redisURL, drain), start(t, redisURL, drain)}
+	lb := balance(t, slices.Clone(nodes)...)
+	sid := nodes[0].newService()
+
+	const users = 60
+	var identities []string
+	for u := range users {
+		identities = append(identities, fmt.Sprint("user", u))
+	}
+	var connects sync.Map // identity -> number of sessions it had
+	for _, id := range identities {
+		n := 0
+		connect(t, lb.ws(), sid, id, client.Options{OnConnect: func(client.Welcome) { n++; connects.Store(id, n) }})
+	}
+	w := watch(t, lb.ws(), sid, "watcher", identities...)
+	for i := range nodes {
+		nodes[i].stop()
+		nodes[i] = start(t, redisURL, drain)
+		lb.set(i, nodes[i])
+	}
+	// Long enough for any linger that was begun to end.
+	settled := time.Now().Add(23 * time.Second)
+	within(t, 40*time.Second, "lingers to end", func() error {
+		if time.Now().Before(settled) {
+			return errNotYet
+		}
+		return nil
+	})
+	if n := w.events(); n != 0 {
+		t.Errorf("saw %d presence events: %v; want none", n, w.seen)
+	}
+	moved := 0
+	for _, id := range identities {
+		if got := state(nodes[0].online(sid, id)); got != "true" {
+			t.Errorf("is_online of %s = %s; want true", id, got)
+		}
+		if n, _ := connects.Load(id); n.(int) > 1 {
+			moved++
+		}
+	}
+	if moved != users {
+		t.Errorf("%d of %d users were moved; the test shows less than it should", moved, users)
+	}
+}
+
+// A page reload within linger is not seen; a user that does not come back is, after
+// linger; the switch turns all to null and back.
+func TestEmbedded(t *testing.T) {
+	n := start(t, "embedded", "ROLLCALL_LINGER=2s")
+	sid := n.newService()
+	w := watch(t, n.ws(), sid, "watcher", "ada", "bob")
+	see := func(what, identity, want string) {
+		t.Helper()
+		eventually(t, what, func() error {
+			if got := w.history(identity); got != want {
+				return fmt.Errorf("saw %q; want %q", got, want)
+			}
+			return nil
+		})
+	}
+	ada := connect(t, n.ws(), sid, "ada", client.Options{})
+	see("ada comes", "ada", "true")
+	ada.Drop()
+	ada = connect(t, n.ws(), sid, "ada", client.Options{})
+	bob := connect(t, n.ws(), sid, "bob", client.Options{})
+	see("bob comes", "bob", "true")
+	began := time.Now()
+	bob.Drop()
+	see("bob is lost", "bob", "true false")
+	if d := time.Since(began); d < 2*time.Second {
+		t.Errorf("bob was seen to leave after %v; want linger first", d)
+	}
+	see("ada was never seen to leave", "ada", "true")
+	n.flip(sid, false)
+	see("switched off", "ada", "true null")
+	if got := n.online(sid, "ada"); got != nil {
+		t.Errorf("REST after the switch: %v; want null", *got)
+	}
+	n.flip(sid, true)
+	see("switched on", "ada", "true null true")
+	see("bob was not online since", "bob", "true false null")
+	if err := ada.Close(); err != nil {
+		t.Error(err)
+	}
+	see("ada signs out", "ada", "true null true false")
+	if code := n.rest("DELETE", "/v1/Services/"+sid+"/Users/bob", nil, nil); code != http.StatusNoContent {
+		t.Errorf("deleting bob: %d", code)
+	}
+}
+
+// Services and users outlive nodes, and Redis with append-only files.
+func TestResourcesSurvive(t *testing.T) {
+	redis := testkit.Redis(t, "--appendonly", "yes", "--appendfsync", "always")
+	redisURL := "redis://" + redis.Addr
+	n := start(t, redisURL)
+	sid := n.newService()
+	if code := n.rest("POST", "/v1/Services/"+sid+"/Users", url.Values{"Identity": {"ada"}, "FriendlyName": {"Ada"}}, nil); code != http.StatusCreated {
+		t.Fatalf("creating ada: %d", code)
+	}
+	bob := connect(t, n.ws(), sid, "bob", client.Options{})
+	watcher := watch(t, n.ws(), sid, "watcher", "ada", "bob")
+	redis.Kill()
+	redis.Start(t)
+	n2 := start(t, redisURL)
+	var u struct {
+		FriendlyName string `json:"friendly_name"`
+	}
+	if code := n2.rest("GET", "/v1/Services/"+sid+"/Users/ada", nil, &u); code != http.StatusOK || u.FriendlyName != "Ada" {
+		t.Errorf("ada after the restart: %d, %+v", code, u)
+	}
+	// The session lived through it, on the node that holds it and in what others see.
+	eventually(t, "the node is in touch with Redis again", func() error {
+		res, err := http.Get("http://" + n.admin + "/readyz") //nolint:noctx // a test
+		if err != nil {
+			return err
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			return fmt.Errorf("not ready: %d", res.StatusCode)
+		}
+		return nil
+	})
+	if got := state(n2.online(sid, "bob")); got != "true" {
+		t.Errorf("is_online of bob after the restart = %s; want true", got)
+	}
+	if err := bob.Close(); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "bob is seen to leave", func() error {
+		if got := watcher.history("bob"); got != "false" {
+			return fmt.Errorf("saw %q", got)
+		}
+		return nil
+	})
+}
