@@ -1,0 +1,252 @@
+package auth
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+const (
+	// MaxToken is the longest token that is looked at, in bytes.
+	MaxToken = 8 << 10
+	// MaxLifetime is how far ahead of now, and of the token's own iat (of its nbf if
+	// it has no iat), exp may be.
+	MaxLifetime = 24 * time.Hour
+	// Leeway is by how much the clock that minted a token may be ahead of ours
+	// before nbf and MaxLifetime refuse it. There is none on exp: a token past its
+	// expiry is refused at once.
+	Leeway = 5 * time.Second
+)
+
+const contentType = "twilio-fpa;v=1"
+
+// Claims is what a verified token says.
+type Claims struct {
+	KeySID   string // of the API key that signed it
+	Account  string // AC SID
+	Service  string // IS SID
+	Identity string // fit for presence.Key
+	Expires  time.Time
+}
+
+// Key is the user whom the token speaks for.
+func (c Claims) Key() presence.Key { return presence.Key{Service: c.Service, Identity: c.Identity} }
+
+// Verifier checks access tokens. It is safe for concurrent use.
+type Verifier struct {
+	keys Keys
+}
+
+// NewVerifier returns a Verifier of tokens that were signed with one of keys.
+func NewVerifier(keys Keys) *Verifier { return &Verifier{keys: keys} }
+
+// Verify returns what the token claims if all of it holds at the time now; else an
+// *Error. Claims are looked at only after the signature was found good, save iss,
+// which names the key. It makes no I/O, and its cost is bounded by MaxToken.
+func (v *Verifier) Verify(token string, now time.Time) (Claims, error) {
+	if len(token) > MaxToken {
+		return Claims{}, errTooLong
+	}
+	signed, sig, header, payload, ok := split(token)
+	if !ok {
+		return Claims{}, errStructure
+	}
+	if err := checkHeader(header); err != nil {
+		return Claims{}, err
+	}
+	var c object
+	if !c.decode(payload) {
+		return Claims{}, errPayload
+	}
+	k, ok := v.keys.Key(c.string("iss"))
+	if !ok || k.Secret == "" {
+		return Claims{}, errIssuer
+	}
+	if !hmac.Equal(sig, sign(signed, k.Secret)) {
+		return Claims{}, errSignature
+	}
+	if sub := c.string("sub"); sub == "" || sub != k.Account {
+		return Claims{}, errSubject
+	}
+	expires, err := checkTimes(c, now)
+	if err != nil {
+		return Claims{}, err
+	}
+	identity, service, err := checkGrants(c["grants"])
+	if err != nil {
+		return Claims{}, err
+	}
+	return Claims{KeySID: k.SID, Account: k.Account, Service: service, Identity: identity, Expires: expires}, nil
+}
+
+func split(token string) (signed string, sig, header, payload []byte, ok bool) {
+	// The decoder skips line breaks, which would give one token many spellings.
+	if strings.ContainsAny(token, "\r\n") || strings.Count(token, ".") != 2 {
+		return "", nil, nil, nil, false
+	}
+	dot := strings.LastIndexByte(token, '.')
+	signed = token[:dot]
+	head, body, _ := strings.Cut(signed, ".")
+	enc := base64.RawURLEncoding.Strict()
+	header, errH := enc.DecodeString(head)
+	payload, errP := enc.DecodeString(body)
+	sig, errS := enc.DecodeString(token[dot+1:])
+	return signed, sig, header, payload, errH == nil && errP == nil && errS == nil
+}
+
+func sign(signed, secret string) []byte {
+	h := hmac.New(sha256.New, []byte(secret))
+	h.Write([]byte(signed))
+	return h.Sum(nil)
+}
+
+func checkHeader(header []byte) error {
+	var h object
+	switch {
+	case !h.decode(header):
+		return errHeaderJSON
+	case h.string("alg") != "HS256":
+		return errAlg
+	case h.string("typ") != "JWT":
+		return errTyp
+	case h.string("cty") != contentType:
+		return errCty
+	case h["crit"] != nil:
+		return errCrit
+	}
+	return nil
+}
+
+func checkTimes(c object, now time.Time) (expires time.Time, err error) {
+	expires, ok := c.time("exp")
+	if !ok || expires.IsZero() {
+		return time.Time{}, errNoExpiry
+	}
+	issued, ok := c.time("iat")
+	if !ok {
+		return time.Time{}, errIssuedAt
+	}
+	notBefore, ok := c.time("nbf")
+	if !ok {
+		return time.Time{}, errNotBefore
+	}
+	start := now
+	switch {
+	case !issued.IsZero():
+		start = issued
+	case !notBefore.IsZero():
+		start = notBefore
+	}
+	switch {
+	case !now.Before(expires):
+		return time.Time{}, errExpired
+	case expires.Sub(now) > MaxLifetime+Leeway, expires.Sub(start) > MaxLifetime+Leeway:
+		return time.Time{}, errTooFar
+	case notBefore.Sub(now) > Leeway:
+		return time.Time{}, errNotYet
+	}
+	return expires, nil
+}
+
+func checkGrants(raw json.RawMessage) (identity, service string, err error) {
+	var grants, chat object
+	if !grants.decode(raw) {
+		return "", "", errGrants
+	}
+	identity = grants.string("identity")
+	// A user is addressed by SID or identity; one that looks like the other would
+	// make that ambiguous.
+	if presence.CheckIdentity(identity) != nil || presence.IsSID(identity, "US") {
+		return "", "", errIdentity
+	}
+	grant, ok := grants["chat"]
+	if !ok {
+		grant = grants["ip_messaging"] // the older name of the same grant
+	}
+	if !chat.decode(grant) || !presence.IsSID(chat.string("service_sid"), "IS") {
+		return "", "", errChat
+	}
+	return identity, chat.string("service_sid"), nil
+}
+
+// object is a JSON object. Unlike a struct it keeps names case-sensitive.
+type object map[string]json.RawMessage
+
+// decode reports whether b is one JSON object, in valid UTF-8 (which the decoder
+// would otherwise make so, silently giving two identities one name).
+func (o *object) decode(b []byte) bool {
+	return utf8.Valid(b) && json.Unmarshal(b, o) == nil && *o != nil
+}
+
+// string is a member that is a string, else "".
+func (o object) string(name string) string {
+	var s string
+	if json.Unmarshal(o[name], &s) != nil {
+		return ""
+	}
+	return s
+}
+
+// time is a member that holds seconds since 1970; zero where there is none. ok is
+// false for anything that is not a time between 1970 and 2286.
+func (o object) time(name string) (t time.Time, ok bool) {
+	raw, ok := o[name]
+	if !ok {
+		return time.Time{}, true
+	}
+	var s *float64
+	if json.Unmarshal(raw, &s) != nil || s == nil || *s < 0 || *s >= 1e10 {
+		return time.Time{}, false
+	}
+	return time.UnixMilli(int64(*s * 1000)), true
+}
+
+// Mint makes a token that lets identity into a service, signed with k, valid from
+// now for ttl in whole seconds (at most MaxLifetime). The error tells what Verify
+// would refuse.
+func Mint(k Key, service, identity string, now time.Time, ttl time.Duration) (string, error) {
+	ttl = ttl.Truncate(time.Second)
+	switch {
+	case k.SID == "" || k.Secret == "" || k.Account == "":
+		return "", errors.New("an access token needs the SID and secret of an API key, and its account")
+	case !presence.IsSID(service, "IS"):
+		return "", errors.New("service must be a service SID: IS and 32 hexadecimal digits")
+	case presence.IsSID(identity, "US"):
+		return "", errors.New("identity must not look like a user SID")
+	case ttl <= 0 || ttl > MaxLifetime:
+		return "", errors.New("a token lives at least a second and at most 24 hours")
+	}
+	if err := presence.CheckIdentity(identity); err != nil {
+		return "", err
+	}
+	type chat struct {
+		Service string `json:"service_sid"`
+	}
+	type grants struct {
+		Identity string `json:"identity"`
+		Chat     chat   `json:"chat"`
+	}
+	payload, err := json.Marshal(struct {
+		ID       string `json:"jti"`
+		Issuer   string `json:"iss"`
+		Subject  string `json:"sub"`
+		IssuedAt int64  `json:"iat"`
+		Expires  int64  `json:"exp"`
+		Grants   grants `json:"grants"`
+	}{k.SID + "-" + rand.Text(), k.SID, k.Account, now.Unix(), now.Add(ttl).Unix(), grants{identity, chat{service}}})
+	if err != nil {
+		return "", fmt.Errorf("encode token: %w", err)
+	}
+	signed := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT","cty":"`+contentType+`"}`)) +
+		"." + base64.RawURLEncoding.EncodeToString(payload)
+	return signed + "." + base64.RawURLEncoding.EncodeToString(sign(signed, k.Secret)), nil
+}
