@@ -52,6 +52,8 @@ var (
 	ErrNoService  = &Error{Op: "no such service", Kind: KindNotFound}
 	ErrNoUser     = &Error{Op: "no such user", Kind: KindNotFound}
 	ErrUserExists = &Error{Op: "user already exists", Kind: KindConflict}
+	// ErrDefaultService tells that the default service cannot be deleted.
+	ErrDefaultService = &Error{Op: "the default service cannot be deleted", Kind: KindConflict}
 	// ErrEnded tells that the session was ended by an operator (its user or service
 	// was deleted) and must not be registered again.
 	ErrEnded = &Error{Op: "session was ended", Kind: KindDenied}

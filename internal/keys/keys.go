@@ -1,0 +1,107 @@
+// Package keys is the one place that spells Redis keys and channels.
+//
+// All keys of a user, and all that is changed together with them, share the hash
+// tag of the user's partition, so that one script may touch them on a Cluster too.
+// A service SID has a fixed length and an identity always comes last, so no two
+// users can meet on one key whatever bytes an identity holds; the tag comes first,
+// so a brace in an identity is no tag.
+package keys
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+// MaxPartitions bounds the number of partitions: a user SID begins with the
+// partition's number in four hex digits.
+const MaxPartitions = 1 << 16
+
+// Keys spells keys below one prefix. Methods may be called concurrently.
+type Keys struct {
+	Prefix     string // such as "rc:"; without braces
+	Partitions int    // 1 to MaxPartitions; the same on every node
+}
+
+// Of is the partition of a user: FNV-1a of service and identity, folded.
+func (k Keys) Of(u presence.Key) presence.Partition {
+	h := uint64(14695981039346656037)
+	for i := range len(u.Service) {
+		h = (h ^ uint64(u.Service[i])) * 1099511628211
+	}
+	for i := range len(u.Identity) {
+		h = (h ^ uint64(u.Identity[i])) * 1099511628211
+	}
+	return presence.Partition((h ^ h>>32) % uint64(k.Partitions)) //nolint:gosec // below MaxPartitions
+}
+
+// Base is what every key of a partition begins with, and the channel of its
+// events. The pseudo-partition presence.Services has one too.
+func (k Keys) Base(p presence.Partition) string {
+	if p == presence.Services {
+		return k.Prefix + "{svc}"
+	}
+	return fmt.Sprintf("%s{p%03d}", k.Prefix, p)
+}
+
+// Channel is the pub/sub channel of a partition's events.
+func (k Keys) Channel(p presence.Partition) string { return k.Base(p) }
+
+// User is the key of a user's hash.
+func (k Keys) User(u presence.Key) string {
+	return k.Base(k.Of(u)) + ":" + u.Service + ":u:" + u.Identity
+}
+
+// On is the key of a user's online state: the hash of its live sessions.
+func (k Keys) On(u presence.Key) string {
+	return k.Base(k.Of(u)) + ":" + u.Service + ":on:" + u.Identity
+}
+
+// Users is the key of a service's users of one partition, in creation order.
+func (k Keys) Users(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":users"
+}
+
+// SIDs is the key of the hash from user SID to identity of one partition.
+func (k Keys) SIDs(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":sids"
+}
+
+// NodeSessions is the key of the set of sessions that a node holds in a partition.
+func (k Keys) NodeSessions(p presence.Partition, n presence.NodeID) string {
+	return k.Base(p) + ":node:" + string(n)
+}
+
+// Service is the key of a service's hash.
+func (k Keys) Service(sid string) string { return k.Base(presence.Services) + ":" + sid }
+
+// AllServices is the key of the services in creation order.
+func (k Keys) AllServices() string { return k.Base(presence.Services) + ":all" }
+
+// DefaultService is the key that holds the default service's SID.
+func (k Keys) DefaultService() string { return k.Base(presence.Services) + ":default" }
+
+// Purge is the key of the deleted services that are to be purged once more.
+func (k Keys) Purge() string { return k.Base(presence.Services) + ":purge" }
+
+// PartitionCount is the key that holds the number of partitions, set on first use.
+func (k Keys) PartitionCount() string { return k.Base(presence.Services) + ":partitions" }
+
+// Node is the key of a node's information, and its own channel.
+func (k Keys) Node(n presence.NodeID) string { return k.Prefix + "node:" + string(n) }
+
+// SIDPrefix is how the SIDs of a partition's users begin.
+func SIDPrefix(p presence.Partition) string { return fmt.Sprintf("US%04x", int(p)) }
+
+// OfSID is the partition that a user SID names; false if it names none.
+func (k Keys) OfSID(sid string) (presence.Partition, bool) {
+	if !presence.IsSID(sid, "US") {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(sid[2:6], 16, 16)
+	if err != nil || int(n) >= k.Partitions {
+		return 0, false
+	}
+	return presence.Partition(n), true
+}

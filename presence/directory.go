@@ -1,0 +1,177 @@
+package presence
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// ServiceStore is what a Directory needs of the shared state.
+type ServiceStore interface {
+	// Service returns a service; ErrNoService.
+	Service(ctx context.Context, sid string) (Service, error)
+	// BeatServices returns the run and number of the services' event counter.
+	BeatServices(ctx context.Context) (run string, seq uint64, err error)
+}
+
+// Directory is a node's copy of the services in use. It reads a service once, then
+// again whenever it hears that it changed; events that were lost are made up for
+// with the next heartbeat, so a copy is at most one heartbeat old while the store
+// answers. While it does not, copies stay as they are.
+type Directory struct {
+	store     ServiceStore
+	heartbeat time.Duration
+	changed   chan string // services to read again; "" for all
+
+	mu       sync.RWMutex // guards the following
+	entries  map[string]*entry
+	watchers []func(old, new Service, exists bool)
+}
+
+// entry is one service. Its lock is a channel so that waiting for it ends with
+// the context; it is held over reading and telling, which so happen in order.
+type entry struct {
+	lock    chan struct{}
+	service Service // guarded by Directory.mu, like the next
+	known   bool
+}
+
+// NewDirectory returns a Directory that compares notes with store once a heartbeat
+// while it is served.
+func NewDirectory(store ServiceStore, heartbeat time.Duration) *Directory {
+	return &Directory{store: store, heartbeat: heartbeat, changed: make(chan string, 64), entries: map[string]*entry{}}
+}
+
+// Watch has f called after the copy of a service changed; exists is false if the
+// service was deleted. Calls for one service come in order, and not concurrently;
+// f must not call the Directory for that service's refresh. To be called before Serve.
+func (d *Directory) Watch(f func(old, new Service, exists bool)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.watchers = append(d.watchers, f)
+}
+
+// Service returns a service: its copy, or what the store has if there is none yet.
+// It fails with ErrNoService, or KindUnavailable.
+func (d *Directory) Service(ctx context.Context, sid string) (Service, error) {
+	if v, ok := d.Cached(sid); ok {
+		return v, nil
+	}
+	d.mu.Lock()
+	e := d.entries[sid]
+	if e == nil {
+		e = &entry{lock: make(chan struct{}, 1)}
+		d.entries[sid] = e
+	}
+	d.mu.Unlock()
+	return d.refresh(ctx, sid, e, false)
+}
+
+// Cached returns the copy of a service, if there is one. It does not block.
+func (d *Directory) Cached(sid string) (Service, bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if e := d.entries[sid]; e != nil && e.known {
+		return e.service, true
+	}
+	return Service{}, false
+}
+
+// refresh reads a service under its lock and tells the watchers of a difference.
+// Without again, a copy that another call made meanwhile will do.
+func (d *Directory) refresh(ctx context.Context, sid string, e *entry, again bool) (Service, error) {
+	select {
+	case e.lock <- struct{}{}:
+		defer func() { <-e.lock }()
+	case <-ctx.Done():
+		return Service{}, &Error{Op: "service", Kind: KindUnavailable, Err: ctx.Err()}
+	}
+	if v, ok := d.Cached(sid); ok && !again {
+		return v, nil
+	}
+	v, err := d.store.Service(ctx, sid)
+	gone := errors.Is(err, ErrNoService)
+	if err != nil && !gone {
+		return Service{}, err
+	}
+	d.mu.Lock()
+	old, known, watchers := e.service, e.known, d.watchers
+	if gone {
+		delete(d.entries, sid)
+	} else {
+		e.service, e.known = v, true
+	}
+	d.mu.Unlock()
+	if known && (gone || old != v) {
+		for _, f := range watchers {
+			f(old, v, !gone)
+		}
+	}
+	return v, err
+}
+
+// Changed tells the Directory that a service may have changed; it does not block.
+func (d *Directory) Changed(sid string) {
+	select {
+	case d.changed <- sid:
+	default:
+		// The queue is full; the next heartbeat sees that the counter moved.
+	}
+}
+
+// Resync tells the Directory that any service may have changed; it does not block.
+func (d *Directory) Resync() { d.Changed("") }
+
+// Serve keeps the copies fresh until ctx ends.
+func (d *Directory) Serve(ctx context.Context) error {
+	ticker := time.NewTicker(d.heartbeat)
+	defer ticker.Stop()
+	var run string
+	var seq uint64
+	stale := map[string]bool{} // read failed; to be tried again
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case sid := <-d.changed:
+			d.read(ctx, sid, stale)
+		case <-ticker.C:
+			c, cancel := context.WithTimeout(ctx, d.heartbeat)
+			r, n, err := d.store.BeatServices(c)
+			cancel()
+			if err != nil {
+				continue
+			}
+			if r != run || n != seq {
+				d.read(ctx, "", stale)
+			}
+			run, seq = r, n
+			for sid := range stale {
+				d.read(ctx, sid, stale)
+			}
+		}
+	}
+}
+
+// read refreshes one service, or all for "", and notes which could not be read.
+func (d *Directory) read(ctx context.Context, sid string, stale map[string]bool) {
+	d.mu.RLock()
+	todo := map[string]*entry{}
+	for s, e := range d.entries {
+		if sid == "" || s == sid {
+			todo[s] = e
+		}
+	}
+	d.mu.RUnlock()
+	delete(stale, sid)
+	for s, e := range todo {
+		c, cancel := context.WithTimeout(ctx, d.heartbeat)
+		if _, err := d.refresh(c, s, e, true); err != nil && !errors.Is(err, ErrNoService) {
+			stale[s] = true
+		} else {
+			delete(stale, s)
+		}
+		cancel()
+	}
+}

@@ -1,0 +1,245 @@
+package presencetest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+// Memory is a presence.Store and presence.ServiceStore in memory: the Model behind a
+// mutex, on the clock of the process, so that it can run in a synctest bubble. The
+// zero value has one partition, a lease of 10 s, and no services.
+type Memory struct {
+	// Published is called with each transition, in order, under the lock.
+	Published func(Transition)
+
+	mu       sync.Mutex // guards the following
+	model    *Model
+	services map[string]presence.Service
+	changes  uint64
+	away     bool
+	sids     map[presence.Key]string
+	calls    map[string]int
+}
+
+var errAway = &presence.Error{Op: "memory", Kind: presence.KindUnavailable}
+
+func (m *Memory) lock() error {
+	m.mu.Lock()
+	if m.model == nil {
+		m.model = &Model{Lease: 10 * time.Second, Stall: 5 * time.Second, Partition: m.Partition}
+		m.services, m.sids, m.calls = map[string]presence.Service{}, map[presence.Key]string{}, map[string]int{}
+	}
+	if m.away {
+		m.mu.Unlock()
+		return errAway
+	}
+	return nil
+}
+
+// SetAway makes every call fail, or work again.
+func (m *Memory) SetAway(away bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.away = away
+}
+
+// Lose forgets all users and sessions, as a store that lost its data does.
+func (m *Memory) Lose() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.model = &Model{Lease: m.model.Lease, Stall: m.model.Stall, Partition: m.Partition}
+	m.sids = map[presence.Key]string{}
+}
+
+// Calls returns how often each method was called since the last time.
+func (m *Memory) Calls() map[string]int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	calls := m.calls
+	m.calls = map[string]int{}
+	return calls
+}
+
+// SetService makes or changes a service; switching it on is a new epoch.
+func (m *Memory) SetService(v presence.Service) {
+	if m.lock() != nil {
+		return
+	}
+	defer m.mu.Unlock()
+	old := m.services[v.SID]
+	v.Epoch = old.Epoch
+	if v.Enabled && !old.Enabled {
+		v.Epoch++
+	}
+	m.services[v.SID] = v
+	m.changes++
+}
+
+// RemoveService deletes a service's record.
+func (m *Memory) RemoveService(sid string) {
+	if m.lock() != nil {
+		return
+	}
+	defer m.mu.Unlock()
+	delete(m.services, sid)
+	m.changes++
+}
+
+// Remove deletes a user.
+func (m *Memory) Remove(k presence.Key) {
+	if m.lock() != nil {
+		return
+	}
+	defer m.mu.Unlock()
+	delete(m.sids, k)
+	m.publish(m.model.Delete(k))
+}
+
+// User returns what is recorded of a user.
+func (m *Memory) User(k presence.Key) (online presence.Tri, sessions int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	online, _, sessions, _ = m.model.User(k)
+	return online, sessions
+}
+
+func (m *Memory) publish(list []Transition) {
+	for _, t := range list {
+		if m.Published != nil {
+			m.Published(t)
+		}
+	}
+}
+
+// Partition implements presence.Store.
+func (m *Memory) Partition(presence.Key) presence.Partition { return 0 }
+
+// Partitions implements presence.Store.
+func (m *Memory) Partitions() int { return 1 }
+
+// Service implements presence.ServiceStore.
+func (m *Memory) Service(_ context.Context, sid string) (presence.Service, error) {
+	if err := m.lock(); err != nil {
+		return presence.Service{}, err
+	}
+	defer m.mu.Unlock()
+	m.calls["Service"]++
+	v, ok := m.services[sid]
+	if !ok {
+		return v, presence.ErrNoService
+	}
+	return v, nil
+}
+
+// BeatServices implements presence.ServiceStore.
+func (m *Memory) BeatServices(context.Context) (string, uint64, error) {
+	if err := m.lock(); err != nil {
+		return "", 0, err
+	}
+	defer m.mu.Unlock()
+	return "run", m.changes, nil
+}
+
+// Register implements presence.Store.
+func (m *Memory) Register(_ context.Context, _ presence.Partition, n presence.NodeID, list []presence.Held) (r presence.Registered, err error) {
+	if err := m.lock(); err != nil {
+		return r, err
+	}
+	defer m.mu.Unlock()
+	m.calls["Register"]++
+	for _, h := range list {
+		o, ts := m.model.Register(time.Now(), n, h)
+		if _, ok := m.sids[h.Key]; !ok {
+			m.sids[h.Key] = h.UserSID
+			if h.UserSID == "" {
+				m.sids[h.Key] = fmt.Sprintf("US%032x", len(m.sids))
+			}
+		}
+		m.publish(ts)
+		r.Outcomes = append(r.Outcomes, o)
+	}
+	r.Ops = m.model.part(0).ops[n]
+	return r, nil
+}
+
+// Open implements presence.Store.
+func (m *Memory) Open(ctx context.Context, p presence.Partition, n presence.NodeID, h presence.Held) (presence.Registered, presence.User, error) {
+	r, err := m.Register(ctx, p, n, []presence.Held{h})
+	if err != nil {
+		return r, presence.User{}, err
+	}
+	u, err := m.EnsureUser(ctx, h.Key, h.Service)
+	return r, u, err
+}
+
+// EnsureUser implements presence.Store for users that exist.
+func (m *Memory) EnsureUser(_ context.Context, k presence.Key, _ presence.Service) (presence.User, error) {
+	if err := m.lock(); err != nil {
+		return presence.User{}, err
+	}
+	defer m.mu.Unlock()
+	online, epoch, _, _ := m.model.User(k)
+	return presence.User{Key: k, SID: m.sids[k], Online: online, Epoch: epoch}, nil
+}
+
+// End implements presence.Store.
+func (m *Memory) End(_ context.Context, _ presence.Partition, n presence.NodeID, list []presence.Ended) (r presence.Registered, err error) {
+	if err := m.lock(); err != nil {
+		return r, err
+	}
+	defer m.mu.Unlock()
+	m.calls["End"]++
+	for _, e := range list {
+		o, ts := m.model.End(time.Now(), n, e)
+		m.publish(ts)
+		r.Outcomes = append(r.Outcomes, o)
+	}
+	r.Ops = m.model.part(0).ops[n]
+	return r, nil
+}
+
+// Beat implements presence.Store.
+func (m *Memory) Beat(_ context.Context, ps []presence.Partition, n presence.NodeID) ([]presence.Beat, []error) {
+	beats, errs := make([]presence.Beat, len(ps)), make([]error, len(ps))
+	if err := m.lock(); err != nil {
+		return beats, slices.Repeat([]error{err}, len(ps))
+	}
+	defer m.mu.Unlock()
+	for i, p := range ps {
+		var ts []Transition
+		m.calls["Beat"]++
+		beats[i], ts = m.model.Beat(time.Now(), n, p)
+		m.publish(ts)
+	}
+	return beats, errs
+}
+
+// Sessions implements presence.Store.
+func (m *Memory) Sessions(_ context.Context, p presence.Partition, n presence.NodeID) (list []presence.Ended, err error) {
+	if err := m.lock(); err != nil {
+		return nil, err
+	}
+	defer m.mu.Unlock()
+	for _, s := range slices.Sorted(maps.Keys(m.model.Held(n, p))) {
+		list = append(list, presence.Ended{Key: m.model.Held(n, p)[s], ID: s})
+	}
+	return list, nil
+}
+
+// Leave implements presence.Store.
+func (m *Memory) Leave(_ context.Context, ps []presence.Partition, n presence.NodeID, handover time.Duration) error {
+	if err := m.lock(); err != nil {
+		return err
+	}
+	defer m.mu.Unlock()
+	for _, p := range ps {
+		m.model.Leave(time.Now(), n, p, handover)
+	}
+	return nil
+}

@@ -1,0 +1,238 @@
+// Package presencetest holds what a presence store must do: a model of the rules in
+// plain Go, and a suite that compares a store with it.
+package presencetest
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+// Model is the rules of the store once more, without Redis: what each operation
+// does to the state, and which transitions it publishes. It is the specification
+// that property tests hold the scripts against. Time is given by the caller.
+type Model struct {
+	Lease, Stall time.Duration
+	Partition    func(presence.Key) presence.Partition
+
+	users map[presence.Key]*user
+	parts map[presence.Partition]*partition
+}
+
+type user struct {
+	online   presence.Tri
+	epoch    int64
+	sessions map[presence.SessionID]presence.NodeID
+}
+
+type partition struct {
+	leases map[presence.NodeID]time.Time
+	held   map[presence.NodeID]map[presence.SessionID]presence.Key
+	end    map[presence.NodeID]map[presence.SessionID]bool
+	ops    map[presence.NodeID]int64
+	linger map[presence.Key]time.Time
+	beat   time.Time
+}
+
+// Transition is a published event, less its revision.
+type Transition struct {
+	Key     presence.Key
+	Online  presence.Tri
+	Epoch   int64
+	Reasons presence.Reasons
+	Deleted bool
+}
+
+func (m *Model) part(p presence.Partition) *partition {
+	if m.parts == nil {
+		m.parts, m.users = map[presence.Partition]*partition{}, map[presence.Key]*user{}
+	}
+	if m.parts[p] == nil {
+		m.parts[p] = &partition{
+			leases: map[presence.NodeID]time.Time{}, held: map[presence.NodeID]map[presence.SessionID]presence.Key{},
+			end: map[presence.NodeID]map[presence.SessionID]bool{}, ops: map[presence.NodeID]int64{}, linger: map[presence.Key]time.Time{},
+		}
+	}
+	return m.parts[p]
+}
+
+func set[K, I comparable, V any](m map[K]map[I]V, k K, i I, v V) {
+	if m[k] == nil {
+		m[k] = map[I]V{}
+	}
+	m[k][i] = v
+}
+
+func (u *user) event(k presence.Key, r presence.Reasons) Transition {
+	return Transition{Key: k, Online: u.online, Epoch: u.epoch, Reasons: r}
+}
+
+// Register is a node recording one session.
+func (m *Model) Register(now time.Time, n presence.NodeID, h presence.Held) (presence.Outcome, []Transition) {
+	p := m.part(m.Partition(h.Key))
+	p.ops[n]++
+	if _, ok := p.leases[n]; !ok {
+		p.leases[n] = now.Add(m.Lease)
+	}
+	if p.end[n][h.ID] {
+		return presence.Refused, nil
+	}
+	u, exists := m.users[h.Key]
+	if !exists {
+		u = &user{sessions: map[presence.SessionID]presence.NodeID{}}
+		m.users[h.Key] = u
+	}
+	u.sessions[h.ID] = n
+	set(p.held, n, h.ID, h.Key)
+	delete(p.linger, h.Key)
+	outcome := presence.Unchanged
+	if h.Service.Enabled && (u.online != presence.True || u.epoch < h.Service.Epoch) {
+		u.epoch = h.Service.Epoch
+		outcome = presence.Changed
+	}
+	u.online = presence.True
+	switch {
+	case outcome == presence.Changed:
+		return outcome, []Transition{u.event(h.Key, presence.ReasonOnline)}
+	case !exists:
+		return outcome, []Transition{u.event(h.Key, 0)}
+	}
+	return outcome, nil
+}
+
+// orphan reports whether k is recorded online without a session.
+func (m *Model) orphan(k presence.Key) bool {
+	u := m.users[k]
+	return u != nil && len(u.sessions) == 0 && u.online == presence.True
+}
+
+func (m *Model) offline(k presence.Key) Transition {
+	m.users[k].online = presence.False
+	return m.users[k].event(k, presence.ReasonOnline)
+}
+
+// End is a node reporting that one session ended.
+func (m *Model) End(now time.Time, n presence.NodeID, e presence.Ended) (presence.Outcome, []Transition) {
+	p := m.part(m.Partition(e.Key))
+	p.ops[n]++
+	delete(p.held[n], e.ID)
+	delete(p.end[n], e.ID)
+	removed := false
+	if u := m.users[e.Key]; u != nil {
+		_, removed = u.sessions[e.ID]
+		delete(u.sessions, e.ID)
+	}
+	_, lingers := p.linger[e.Key]
+	if !m.orphan(e.Key) || lingers && !removed {
+		return presence.Unchanged, nil
+	}
+	if e.Linger > 0 {
+		p.linger[e.Key] = now.Add(e.Linger)
+		return presence.Lingering, nil
+	}
+	delete(p.linger, e.Key)
+	u := m.users[e.Key]
+	if !e.Service.Enabled && u.epoch <= e.Service.Epoch {
+		u.online = presence.False
+		return presence.Unchanged, nil
+	}
+	if e.Service.Enabled {
+		u.epoch = max(u.epoch, e.Service.Epoch)
+	}
+	return presence.Changed, []Transition{m.offline(e.Key)}
+}
+
+// Beat is a node's heartbeat in one partition.
+func (m *Model) Beat(now time.Time, n presence.NodeID, q presence.Partition) (presence.Beat, []Transition) {
+	p := m.part(q)
+	var b presence.Beat
+	var out []Transition
+	if gap := now.Sub(p.beat); !p.beat.IsZero() && gap > m.Stall {
+		b.Stalled = gap
+		for d := range p.leases {
+			p.leases[d] = p.leases[d].Add(gap)
+		}
+		for k := range p.linger {
+			p.linger[k] = p.linger[k].Add(gap)
+		}
+	}
+	p.beat = now
+	p.leases[n] = now.Add(m.Lease)
+	for _, dead := range slices.Collect(maps.Keys(p.leases)) {
+		if p.leases[dead].After(now) {
+			continue
+		}
+		for s, k := range p.held[dead] {
+			b.Reaped++
+			delete(m.users[k].sessions, s)
+			if _, lingers := p.linger[k]; m.orphan(k) && !lingers {
+				b.OfflineByLease++
+				out = append(out, m.offline(k))
+			}
+		}
+		delete(p.leases, dead)
+		delete(p.held, dead)
+		delete(p.end, dead)
+		delete(p.ops, dead)
+	}
+	for k, due := range p.linger {
+		if due.After(now) {
+			continue
+		}
+		delete(p.linger, k)
+		if m.orphan(k) {
+			b.OfflineByLinger++
+			out = append(out, m.offline(k))
+		}
+	}
+	b.Ops = p.ops[n]
+	b.End = slices.Sorted(maps.Keys(p.end[n]))
+	return b, out
+}
+
+// Leave is a node giving up its lease in one partition.
+func (m *Model) Leave(now time.Time, n presence.NodeID, q presence.Partition, handover time.Duration) {
+	p := m.part(q)
+	for s, k := range p.held[n] {
+		delete(m.users[k].sessions, s)
+		if _, lingers := p.linger[k]; m.orphan(k) && !lingers {
+			p.linger[k] = now.Add(handover)
+		}
+	}
+	delete(p.leases, n)
+	delete(p.held, n)
+	delete(p.end, n)
+	delete(p.ops, n)
+}
+
+// Delete is the deletion of a user.
+func (m *Model) Delete(k presence.Key) []Transition {
+	p := m.part(m.Partition(k))
+	u := m.users[k]
+	if u == nil {
+		return nil
+	}
+	for s, n := range u.sessions {
+		delete(p.held[n], s)
+		set(p.end, n, s, true)
+	}
+	delete(m.users, k)
+	delete(p.linger, k)
+	return []Transition{{Key: k, Deleted: true}}
+}
+
+// User is the recorded state of a user; false if there is no such user.
+func (m *Model) User(k presence.Key) (online presence.Tri, epoch int64, sessions int, exists bool) {
+	u := m.users[k]
+	if u == nil {
+		return 0, 0, 0, false
+	}
+	return u.online, u.epoch, len(u.sessions), true
+}
+
+// Held is what the store has of a node's sessions in a partition.
+func (m *Model) Held(n presence.NodeID, q presence.Partition) map[presence.SessionID]presence.Key {
+	return m.part(q).held[n]
+}

@@ -1,0 +1,677 @@
+package presencetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+// Store is all that a presence store offers.
+type Store interface {
+	presence.Store
+	CreateService(context.Context, presence.Service) (presence.Service, error)
+	Service(ctx context.Context, sid string) (presence.Service, error)
+	ListServices(ctx context.Context, cursor string, limit int) (presence.Page[presence.Service], error)
+	UpdateService(ctx context.Context, sid string, u presence.ServiceUpdate) (presence.Service, error)
+	DeleteService(ctx context.Context, sid string) error
+	DefaultService(context.Context) (string, error)
+	SetDefaultService(ctx context.Context, sid string) error
+	BeatServices(context.Context) (run string, seq uint64, err error)
+	CreateUser(context.Context, presence.Key, presence.UserUpdate) (presence.User, error)
+	User(context.Context, presence.Key) (presence.User, error)
+	UserBySID(ctx context.Context, service, sid string) (presence.User, error)
+	ListUsers(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.User], error)
+	UpdateUser(context.Context, presence.Key, presence.UserUpdate) (presence.User, error)
+	DeleteUser(context.Context, presence.Key) error
+	ReadUsers(context.Context, []presence.Key) ([]presence.User, error)
+	CountSessions(context.Context, []presence.Key) ([]int, error)
+}
+
+// Harness is a fresh store under test. Its lease is Lease, its stall Stall.
+type Harness struct {
+	Store Store
+	// Advance moves the store's clock.
+	Advance func(time.Duration)
+	// Events returns what was published since the last call, in order.
+	Events func() []presence.Event
+	// Reset empties the store; the default service is made anew.
+	Reset func()
+}
+
+// The timers of a Harness's store: so long that the real time which a test takes
+// on a real server does not matter; no sum of steps in the tests meets Stall.
+const (
+	Lease  = 100 * time.Second
+	Stall  = 55 * time.Second
+	Linger = 60 * time.Second
+)
+
+// Run runs the suite.
+func Run(t *testing.T, open func(*testing.T) *Harness) {
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, *Harness)
+	}{
+		{"NullSemantics", nullSemantics},
+		{"Linger", linger},
+		{"LapsedNode", lapsedNode},
+		{"Stall", stall},
+		{"Leave", leave},
+		{"Revisions", revisions},
+		{"LateCloseOfOldSession", lateClose},
+		{"DeleteUser", deleteUser},
+		{"DeleteService", deleteService},
+		{"Tenancy", tenancy},
+		{"ListUsers", listUsers},
+		{"HostileIdentities", hostileIdentities},
+		{"Profile", profile},
+		{"DefaultService", defaultService},
+		{"Model", model},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
+	}
+}
+
+// world is a service on a harness, with shorthand that fails the test.
+type world struct {
+	*Harness
+	t       testing.TB
+	ctx     context.Context //nolint:containedctx // of the test
+	service presence.Service
+}
+
+func newWorld(t testing.TB, h *Harness, enabled bool) *world {
+	t.Helper()
+	w := &world{Harness: h, t: t, ctx: t.Context()}
+	w.service = must(h.Store.CreateService(w.ctx, presence.Service{Account: "AC0", FriendlyName: "test", Linger: -1}))(t)
+	w.flip(enabled)
+	h.Events()
+	return w
+}
+
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func (w *world) flip(on bool) {
+	w.t.Helper()
+	w.service = must(w.Store.UpdateService(w.ctx, w.service.SID, presence.ServiceUpdate{Enabled: &on}))(w.t)
+}
+
+func (w *world) key(identity string) presence.Key {
+	return presence.Key{Service: w.service.SID, Identity: identity}
+}
+
+func sessionID(n int) presence.SessionID {
+	return presence.SessionID(fmt.Sprintf("%0*x", presence.SessionIDLen, n))
+}
+
+func (w *world) register(n presence.NodeID, identity string, session int) presence.Outcome {
+	w.t.Helper()
+	h := presence.Held{Key: w.key(identity), ID: sessionID(session), Service: w.service}
+	return must(w.Store.Register(w.ctx, w.Store.Partition(h.Key), n, []presence.Held{h}))(w.t).Outcomes[0]
+}
+
+func (w *world) end(n presence.NodeID, identity string, session int, linger time.Duration) presence.Outcome {
+	w.t.Helper()
+	e := presence.Ended{Key: w.key(identity), ID: sessionID(session), Linger: linger, Service: w.service}
+	return must(w.Store.End(w.ctx, w.Store.Partition(e.Key), n, []presence.Ended{e}))(w.t).Outcomes[0]
+}
+
+func (w *world) beat(n presence.NodeID, identity string) presence.Beat {
+	w.t.Helper()
+	beats, errs := w.Store.Beat(w.ctx, []presence.Partition{w.Store.Partition(w.key(identity))}, n)
+	return must(beats[0], errs[0])(w.t)
+}
+
+func (w *world) view(identity string) presence.Snapshot {
+	w.t.Helper()
+	return w.service.View(must(w.Store.ReadUsers(w.ctx, []presence.Key{w.key(identity)}))(w.t)[0])
+}
+
+func (w *world) wantOnline(when, identity string, want presence.Tri) {
+	w.t.Helper()
+	if got := w.view(identity).Online; got != want {
+		w.t.Errorf("%s: is_online of %s = %v; want %v", when, identity, got, want)
+	}
+}
+
+// wantEvents compares what was published with the online states wanted, in order.
+func (w *world) wantEvents(when string, want ...presence.Tri) {
+	w.t.Helper()
+	got := []presence.Tri{}
+	for _, e := range w.Events() {
+		got = append(got, e.User.Online)
+	}
+	if !slices.Equal(got, want) {
+		w.t.Errorf("%s: published %v; want %v", when, got, want)
+	}
+}
+
+func nullSemantics(t *testing.T, h *Harness) {
+	w := newWorld(t, h, false)
+	w.wantOnline("unknown user", "ada", presence.Null)
+	w.register("n1", "ada", 1)
+	w.wantOnline("switch off, connected", "ada", presence.Null)
+	w.register("n1", "bob", 2)
+	w.end("n1", "bob", 2, 0)
+	w.Events()
+
+	w.flip(true)
+	w.wantOnline("switched on, connected", "ada", presence.True)
+	w.wantOnline("switched on, was online before only", "bob", presence.Null)
+	if got := w.register("n1", "ada", 1); got != presence.Changed {
+		t.Errorf("registering anew after switch-on = %v; want a transition", got)
+	}
+	w.wantEvents("registered anew after switch-on", presence.True)
+	w.register("n1", "ada", 1)
+	w.wantEvents("registered anew twice")
+	w.end("n1", "ada", 1, 0)
+	w.wantOnline("left", "ada", presence.False)
+	w.wantEvents("left", presence.False)
+
+	w.flip(false)
+	w.wantOnline("switched off", "ada", presence.Null)
+	w.flip(true)
+	w.wantOnline("switched on again, not online since", "ada", presence.Null)
+	w.register("n1", "ada", 3)
+	w.wantOnline("back", "ada", presence.True)
+	if v := w.view("ada"); v.Notifiable != presence.Null {
+		t.Errorf("is_notifiable without a registration = %v; want null", v.Notifiable)
+	}
+}
+
+func linger(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	w.register("n1", "ada", 1)
+	w.Events()
+	if got := w.end("n1", "ada", 1, Linger); got != presence.Lingering {
+		t.Errorf("lost = %v; want lingering", got)
+	}
+	w.Advance(Linger / 2)
+	w.beat("n1", "ada")
+	w.wantOnline("lingering", "ada", presence.True)
+	w.register("n2", "ada", 2)
+	w.Advance(Linger)
+	w.beat("n2", "ada")
+	w.wantOnline("back within linger", "ada", presence.True)
+	w.wantEvents("back within linger")
+
+	w.end("n2", "ada", 2, Linger)
+	w.Advance(Linger / 2)
+	w.end("n2", "ada", 2, Linger) // repeated: changes nothing
+	w.beat("n1", "ada")
+	w.Advance(Linger / 2)
+	if b := w.beat("n1", "ada"); b.OfflineByLinger != 1 {
+		t.Errorf("beat after linger = %+v; want one offline by linger", b)
+	}
+	w.wantOnline("linger over", "ada", presence.False)
+	w.beat("n2", "ada")
+	w.wantEvents("linger over", presence.False)
+}
+
+func lapsedNode(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	w.beat("n1", "ada")
+	w.beat("n2", "ada")
+	w.register("n1", "ada", 1)
+	r := must(w.Store.Register(w.ctx, w.Store.Partition(w.key("ada")), "n1", nil))(t)
+	w.Events()
+	for range 2 { // n2 lives on, n1 does not
+		w.Advance(Lease / 3)
+		w.beat("n2", "ada")
+	}
+	w.wantEvents("lease not over")
+	w.Advance(Lease/3 + time.Second)
+	if b := w.beat("n2", "ada"); b.OfflineByLease != 1 || b.Reaped != 1 {
+		t.Errorf("beat after the lease lapsed = %+v; want one reaped, one offline", b)
+	}
+	w.wantEvents("lapsed", presence.False)
+	w.wantOnline("lapsed", "ada", presence.False)
+	if b := w.beat("n1", "ada"); b.Ops >= r.Ops {
+		t.Errorf("operations of a reaped node = %d; want fewer than %d", b.Ops, r.Ops)
+	}
+	w.register("n1", "ada", 1)
+	w.wantEvents("registered anew", presence.True)
+}
+
+func stall(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	w.beat("n1", "ada")
+	w.beat("n2", "ada")
+	w.beat("n2", "bob")
+	w.register("n1", "ada", 1)
+	w.register("n2", "bob", 2)
+	w.end("n2", "bob", 2, Linger)
+	w.Events()
+	w.Advance(Lease * 3) // Redis was paused: nobody could renew
+	if b := w.beat("n2", "ada"); b.Stalled < Lease*3 || b.Reaped != 0 {
+		t.Errorf("beat after a pause = %+v; want it credited and nothing reaped", b)
+	}
+	w.beat("n2", "bob")
+	w.wantEvents("after a pause")
+	w.wantOnline("after a pause", "ada", presence.True)
+}
+
+func leave(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	p := []presence.Partition{w.Store.Partition(w.key("ada"))}
+	w.beat("n1", "ada")
+	w.register("n1", "ada", 1)
+	w.Events()
+	if err := w.Store.Leave(w.ctx, p, "n1", Linger); err != nil {
+		t.Fatal(err)
+	}
+	w.beat("n2", "ada")
+	w.wantOnline("handed over", "ada", presence.True)
+	w.Advance(Linger / 2)
+	w.beat("n2", "ada")
+	w.Advance(Linger / 2)
+	w.beat("n2", "ada")
+	w.wantOnline("never came back", "ada", presence.False)
+	w.wantEvents("never came back", presence.False)
+}
+
+// Revisions grow over every path that changes what a reader sees.
+func revisions(t *testing.T, h *Harness) {
+	w := newWorld(t, h, false)
+	var last int64
+	grown := func(what string) {
+		t.Helper()
+		if v := w.view("ada"); v.Rev <= last {
+			t.Errorf("revision after %s = %d; want more than %d", what, v.Rev, last)
+		} else {
+			last = v.Rev
+		}
+	}
+	w.register("n1", "ada", 1)
+	grown("creation")
+	for range 2 {
+		w.flip(true)
+		grown("switch on")
+		w.register("n1", "ada", 1)
+		grown("registering anew")
+		w.end("n1", "ada", 1, 0)
+		grown("offline")
+		w.register("n1", "ada", 1)
+		grown("online")
+		w.flip(false)
+		grown("switch off")
+	}
+	name := "Ada"
+	must(w.Store.UpdateUser(w.ctx, w.key("ada"), presence.UserUpdate{FriendlyName: &name}))(t)
+	grown("profile")
+	if err := w.Store.DeleteUser(w.ctx, w.key("ada")); err != nil {
+		t.Fatal(err)
+	}
+	events := w.Events()
+	if e := events[len(events)-1]; !e.Deleted || e.User.Rev <= last {
+		t.Errorf("deletion published %+v; want a deletion above revision %d", e, last)
+	} else {
+		last = e.User.Rev
+	}
+	w.register("n1", "ada", 9)
+	grown("creation after deletion")
+	v := w.view("ada")
+	w.flip(false)
+	if got := w.view("ada"); got.Rev != v.Rev {
+		t.Errorf("revision after a flip to the same = %d; want %d", got.Rev, v.Rev)
+	}
+}
+
+// An old socket's late end never removes a newer one.
+func lateClose(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	w.register("n1", "ada", 1)
+	w.register("n2", "ada", 2)
+	w.Events()
+	w.end("n1", "ada", 1, 0)
+	w.wantOnline("another session lives", "ada", presence.True)
+	w.end("n2", "ada", 2, Linger)
+	w.end("n1", "ada", 1, 0) // once more, while the user lingers
+	w.wantOnline("lingering", "ada", presence.True)
+	w.wantEvents("late ends")
+}
+
+func deleteUser(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	w.register("n1", "ada", 1)
+	sid := w.view("ada").SID
+	if err := w.Store.DeleteUser(w.ctx, w.key("ada")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Store.User(w.ctx, w.key("ada")); !errors.Is(err, presence.ErrNoUser) {
+		t.Errorf("User after deletion: %v; want ErrNoUser", err)
+	}
+	if _, err := w.Store.UserBySID(w.ctx, w.service.SID, sid); !errors.Is(err, presence.ErrNoUser) {
+		t.Errorf("UserBySID after deletion: %v; want ErrNoUser", err)
+	}
+	if b := w.beat("n1", "ada"); !slices.Equal(b.End, []presence.SessionID{sessionID(1)}) {
+		t.Errorf("sessions to end = %v; want the one of the deleted user", b.End)
+	}
+	if got := w.register("n1", "ada", 1); got != presence.Refused {
+		t.Errorf("registering an ended session = %v; want refused", got)
+	}
+	w.end("n1", "ada", 1, 0)
+	if b := w.beat("n1", "ada"); len(b.End) != 0 {
+		t.Errorf("sessions to end after they ended = %v; want none", b.End)
+	}
+	if err := w.Store.DeleteUser(w.ctx, w.key("ada")); !errors.Is(err, presence.ErrNoUser) {
+		t.Errorf("deleting twice: %v; want ErrNoUser", err)
+	}
+	u := must(w.Store.CreateUser(w.ctx, w.key("ada"), presence.UserUpdate{}))(t)
+	if u.SID == sid || w.view("ada").Online != presence.Null {
+		t.Errorf("user made again = %+v; want a new SID and null", u)
+	}
+}
+
+func deleteService(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	for i := range 5 {
+		w.register("n1", fmt.Sprint("user", i), i)
+	}
+	if err := w.Store.DeleteService(w.ctx, w.service.SID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Store.Service(w.ctx, w.service.SID); !errors.Is(err, presence.ErrNoService) {
+		t.Errorf("Service after deletion: %v; want ErrNoService", err)
+	}
+	if err := w.Store.DeleteService(w.ctx, w.service.SID); !errors.Is(err, presence.ErrNoService) {
+		t.Errorf("deleting twice: %v; want ErrNoService", err)
+	}
+	w.register("n2", "late", 9) // by a node that has not heard yet
+	w.Advance(Lease)
+	must(must3(w.Store.BeatServices(w.ctx)))(t)
+	page := must(w.Store.ListUsers(w.ctx, w.service.SID, "", 50))(t)
+	if len(page.Items) != 0 {
+		t.Errorf("users after deletion = %v; want none", page.Items)
+	}
+	for i := range 5 {
+		w.wantOnline("deleted", fmt.Sprint("user", i), presence.Null)
+	}
+}
+
+func must3[A, B any](_ A, v B, err error) (B, error) { return v, err }
+
+func tenancy(t *testing.T, h *Harness) {
+	a, b := newWorld(t, h, true), newWorld(t, h, true)
+	a.register("n1", "ada", 1)
+	for _, e := range a.Events() {
+		if e.User.Key != a.key("ada") {
+			t.Errorf("event of %v; want only of %v", e.User.Key, a.key("ada"))
+		}
+	}
+	b.wantOnline("other service", "ada", presence.Null)
+	if _, err := b.Store.UserBySID(b.ctx, b.service.SID, a.view("ada").SID); !errors.Is(err, presence.ErrNoUser) {
+		t.Errorf("SID of another service's user: %v; want ErrNoUser", err)
+	}
+	if err := b.Store.DeleteUser(b.ctx, b.key("ada")); !errors.Is(err, presence.ErrNoUser) {
+		t.Errorf("deleting another service's user: %v; want ErrNoUser", err)
+	}
+	a.wantOnline("untouched", "ada", presence.True)
+}
+
+func listUsers(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	var want []string
+	for i := range 7 {
+		want = append(want, fmt.Sprint("user", i))
+		must(w.Store.CreateUser(w.ctx, w.key(want[i]), presence.UserUpdate{}))(t)
+	}
+	identities := func(p presence.Page[presence.User]) (list []string) {
+		for _, u := range p.Items {
+			list = append(list, u.Identity)
+		}
+		return list
+	}
+	var got []string
+	var prev []string // cursor of each page's predecessor
+	cursor, pages := "", 0
+	for {
+		page := must(w.Store.ListUsers(w.ctx, w.service.SID, cursor, 3))(t)
+		got = append(got, identities(page)...)
+		prev = append(prev, page.Prev)
+		pages++
+		if page.Next == "" {
+			break
+		}
+		cursor = page.Next
+	}
+	if diff := cmp.Diff(want, got); diff != "" || pages != 3 {
+		t.Errorf("list over %d pages (-want +got):\n%s", pages, diff)
+	}
+	back := must(w.Store.ListUsers(w.ctx, w.service.SID, prev[2], 3))(t)
+	if diff := cmp.Diff(want[3:6], identities(back)); diff != "" || prev[0] != "" {
+		t.Errorf("page before the last (-want +got):\n%s", diff)
+	}
+	first := must(w.Store.ListUsers(w.ctx, w.service.SID, back.Prev, 3))(t)
+	if diff := cmp.Diff(want[:3], identities(first)); diff != "" || first.Prev != "" || first.Next == "" {
+		t.Errorf("first page, coming back (-want +got):\n%s", diff)
+	}
+	for _, bad := range []string{"x", "PT", "PTxxxx", "PT" + strings.Repeat("A", 1000)} {
+		if _, err := w.Store.ListUsers(w.ctx, w.service.SID, bad, 3); presence.KindOf(err) != presence.KindInvalid {
+			t.Errorf("ListUsers with page token %.10q: %v; want invalid", bad, err)
+		}
+	}
+	if page := must(w.Store.ListUsers(w.ctx, w.service.SID, "", 7))(t); page.Next != "" || len(page.Items) != 7 {
+		t.Errorf("a page that fits = %d users, next %q; want 7 and no next", len(page.Items), page.Next)
+	}
+	services := must(w.Store.ListServices(w.ctx, "", 100))(t)
+	if n := len(services.Items); n != 2 || services.Items[1].SID != w.service.SID {
+		t.Errorf("services = %d; want the default one and this", n)
+	}
+}
+
+// Identities may hold any byte that a key, a channel or a script could confuse.
+func hostileIdentities(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	for i, identity := range []string{
+		"a:b", "}{", "{p000}", "a\x00b", "\"quoted\"", "back\\slash", "/slash", "line\nfeed\r", "日本語", "\u2028", "'; DROP", "*", "%41", " ", strings.Repeat("é", 128),
+	} {
+		w.register("n1", identity, i)
+		events := w.Events()
+		if len(events) != 1 || events[0].User.Identity != identity {
+			t.Errorf("published for %q: %+v", identity, events)
+		}
+		u := must(w.Store.UserBySID(w.ctx, w.service.SID, w.view(identity).SID))(t)
+		if u.Identity != identity || w.view(identity).Online != presence.True {
+			t.Errorf("user %q reads as %q, online %v", identity, u.Identity, w.view(identity).Online)
+		}
+		list := must(w.Store.Sessions(w.ctx, w.Store.Partition(w.key(identity)), "n1"))(t)
+		if !slices.ContainsFunc(list, func(e presence.Ended) bool { return e.Key == w.key(identity) && e.ID == sessionID(i) }) {
+			t.Errorf("session of %q is not among %v", identity, list)
+		}
+		w.end("n1", identity, i, Linger)
+	}
+	w.Advance(Linger)
+	for p := range presence.Partition(w.Store.Partitions()) {
+		_, errs := w.Store.Beat(w.ctx, []presence.Partition{p}, "n1")
+		must(0, errs[0])(t)
+	}
+	if got := len(w.Events()); got != 15 {
+		t.Errorf("offline events = %d; want 15", got)
+	}
+}
+
+func profile(t *testing.T, h *Harness) {
+	w := newWorld(t, h, false)
+	name, attributes, role := "Ada", `{"a":[1,2]}`, "RL0123456789abcdef0123456789abcdef"
+	u := must(w.Store.CreateUser(w.ctx, w.key("ada"), presence.UserUpdate{FriendlyName: &name}))(t)
+	if *u.FriendlyName != name || u.Attributes != "{}" || u.Role != w.service.DefaultServiceRole || u.Created.IsZero() {
+		t.Errorf("created %+v", u)
+	}
+	if _, err := w.Store.CreateUser(w.ctx, w.key("ada"), presence.UserUpdate{}); !errors.Is(err, presence.ErrUserExists) {
+		t.Errorf("creating twice: %v; want ErrUserExists", err)
+	}
+	if _, err := w.Store.UpdateUser(w.ctx, w.key("bob"), presence.UserUpdate{}); !errors.Is(err, presence.ErrNoUser) {
+		t.Errorf("updating nobody: %v; want ErrNoUser", err)
+	}
+	w.Events()
+	w.Advance(time.Minute)
+	u2 := must(w.Store.UpdateUser(w.ctx, w.key("ada"), presence.UserUpdate{FriendlyName: &name, Attributes: &attributes, Role: &role}))(t)
+	if u2.Attributes != attributes || u2.Role != role || !u2.Updated.After(u.Updated) || !u2.Created.Equal(u.Created) || u2.SID != u.SID {
+		t.Errorf("updated %+v to %+v", u, u2)
+	}
+	events := w.Events()
+	if len(events) != 1 || events[0].Reasons != presence.ReasonAttributes || events[0].User.Attributes != attributes || events[0].User.FriendlyName != nil {
+		t.Errorf("published %+v; want the attributes alone", events)
+	}
+	if u3 := must(w.Store.UpdateUser(w.ctx, w.key("ada"), presence.UserUpdate{Attributes: &attributes}))(t); u3.Rev != u2.Rev {
+		t.Errorf("an update that changes nothing: revision %d; want %d", u3.Rev, u2.Rev)
+	}
+	w.register("n1", "ada", 1)
+	if u4 := must(w.Store.User(w.ctx, w.key("ada")))(t); !u4.Updated.Equal(u2.Updated) {
+		t.Errorf("presence moved the date of update")
+	}
+	ghost := presence.Key{Service: "IS00000000000000000000000000000000", Identity: "x"}
+	if _, err := w.Store.CreateUser(w.ctx, ghost, presence.UserUpdate{}); !errors.Is(err, presence.ErrNoService) {
+		t.Errorf("creating in no service: %v; want ErrNoService", err)
+	}
+}
+
+func defaultService(t *testing.T, h *Harness) {
+	w := newWorld(t, h, false)
+	def := must(w.Store.DefaultService(w.ctx))(t)
+	if err := w.Store.DeleteService(w.ctx, def); !errors.Is(err, presence.ErrDefaultService) {
+		t.Errorf("deleting the default service: %v; want ErrDefaultService", err)
+	}
+	if err := w.Store.SetDefaultService(w.ctx, "IS00000000000000000000000000000000"); !errors.Is(err, presence.ErrNoService) {
+		t.Errorf("defaulting to no service: %v; want ErrNoService", err)
+	}
+	if err := w.Store.SetDefaultService(w.ctx, w.service.SID); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Store.DeleteService(w.ctx, def); err != nil {
+		t.Errorf("deleting the former default service: %v", err)
+	}
+}
+
+// model plays random operations of several nodes, each with its own possibly stale
+// idea of the service, on the store and on Model, and compares all that shows.
+func model(t *testing.T, h *Harness) {
+	rapid.Check(t, func(rt *rapid.T) {
+		h.Reset()
+		w := newWorld(t, h, false)
+		m := &Model{Lease: Lease, Stall: Stall, Partition: h.Store.Partition}
+		now := time.Unix(0, 0)
+		nodes := []presence.NodeID{"n1", "n2", "n3"}
+		known := map[presence.NodeID]presence.Service{"n1": w.service, "n2": w.service, "n3": w.service}
+		identities := []string{"ada", "bob", "cy"}
+		revs := map[string]int64{}
+
+		node := rapid.SampledFrom(nodes)
+		identity := rapid.SampledFrom(identities)
+		session := rapid.IntRange(1, 3)
+		check := func(what string, want []Transition) {
+			var got []Transition
+			for _, e := range h.Events() {
+				got = append(got, Transition{Key: e.User.Key, Online: e.User.Online, Epoch: e.User.Epoch, Reasons: e.Reasons, Deleted: e.Deleted})
+				if e.User.Rev <= revs[e.User.Identity] {
+					rt.Fatalf("%s: revision %d after %d", what, e.User.Rev, revs[e.User.Identity])
+				}
+				revs[e.User.Identity] = e.User.Rev
+			}
+			byKey := func(a, b Transition) int { return strings.Compare(a.Key.Identity, b.Key.Identity) }
+			slices.SortStableFunc(got, byKey)
+			slices.SortStableFunc(want, byKey)
+			if diff := cmp.Diff(want, got); diff != "" {
+				rt.Fatalf("%s published (-want +got):\n%s", what, diff)
+			}
+			for _, id := range identities {
+				k := w.key(id)
+				u := must(h.Store.ReadUsers(w.ctx, []presence.Key{k}))(t)[0]
+				live := must(h.Store.CountSessions(w.ctx, []presence.Key{k}))(t)[0]
+				online, epoch, sessions, exists := m.User(k)
+				if exists != (u.SID != "") || online != u.Online || epoch != u.Epoch || sessions != live {
+					rt.Fatalf("%s: %s is exists=%v online=%v epoch=%d sessions=%d; want %v %v %d %d",
+						what, id, u.SID != "", u.Online, u.Epoch, live, exists, online, epoch, sessions)
+				}
+			}
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"register": func(rt *rapid.T) {
+				n, id, s := node.Draw(rt, "node"), identity.Draw(rt, "identity"), session.Draw(rt, "session")
+				// a session belongs to one user and one node
+				held := presence.Held{Key: w.key(id), ID: sessionOf(n, id, s), Service: known[n]}
+				want, out := m.Register(now, n, held)
+				got := must(h.Store.Register(w.ctx, h.Store.Partition(held.Key), n, []presence.Held{held}))(t)
+				if got.Outcomes[0] != want {
+					rt.Fatalf("Register = %v; want %v", got.Outcomes[0], want)
+				}
+				check("register", out)
+			},
+			"end": func(rt *rapid.T) {
+				n, id, s := node.Draw(rt, "node"), identity.Draw(rt, "identity"), session.Draw(rt, "session")
+				l := time.Duration(rapid.SampledFrom([]int{0, 0, 10, 60}).Draw(rt, "linger")) * time.Second
+				e := presence.Ended{Key: w.key(id), ID: sessionOf(n, id, s), Linger: l, Service: known[n]}
+				want, out := m.End(now, n, e)
+				got := must(h.Store.End(w.ctx, h.Store.Partition(e.Key), n, []presence.Ended{e}))(t)
+				if got.Outcomes[0] != want {
+					rt.Fatalf("End = %v; want %v", got.Outcomes[0], want)
+				}
+				check("end", out)
+			},
+			"beat": func(rt *rapid.T) {
+				n, id := node.Draw(rt, "node"), identity.Draw(rt, "identity")
+				p := h.Store.Partition(w.key(id))
+				want, out := m.Beat(now, n, p)
+				beats, errs := h.Store.Beat(w.ctx, []presence.Partition{p}, n)
+				got := must(beats[0], errs[0])(t)
+				slices.Sort(got.End)
+				if got.Ops != want.Ops || got.Reaped != want.Reaped || got.OfflineByLease != want.OfflineByLease ||
+					got.OfflineByLinger != want.OfflineByLinger || !slices.Equal(got.End, want.End) || (got.Stalled > 0) != (want.Stalled > 0) {
+					rt.Fatalf("Beat = %+v; want %+v", got, want)
+				}
+				check("beat", out)
+				held := must(h.Store.Sessions(w.ctx, p, n))(t)
+				if len(held) != len(m.Held(n, p)) {
+					rt.Fatalf("store holds %v for %s; want %v", held, n, m.Held(n, p))
+				}
+			},
+			"leave": func(rt *rapid.T) {
+				n, id := node.Draw(rt, "node"), identity.Draw(rt, "identity")
+				p := h.Store.Partition(w.key(id))
+				m.Leave(now, n, p, 30*time.Second)
+				if err := h.Store.Leave(w.ctx, []presence.Partition{p}, n, 30*time.Second); err != nil {
+					rt.Fatal(err)
+				}
+				check("leave", nil)
+			},
+			"delete": func(rt *rapid.T) {
+				id := identity.Draw(rt, "identity")
+				want := m.Delete(w.key(id))
+				if err := h.Store.DeleteUser(w.ctx, w.key(id)); err != nil && !errors.Is(err, presence.ErrNoUser) {
+					rt.Fatal(err)
+				}
+				check("delete", want)
+			},
+			"flip": func(rt *rapid.T) { w.flip(rapid.Bool().Draw(rt, "on")) },
+			"hear": func(rt *rapid.T) { known[node.Draw(rt, "node")] = w.service },
+			"wait": func(rt *rapid.T) {
+				d := time.Duration(rapid.SampledFrom([]int{10, 30, 40, 60}).Draw(rt, "seconds")) * time.Second
+				h.Advance(d)
+				now = now.Add(d)
+			},
+		})
+	})
+}
+
+func sessionOf(n presence.NodeID, identity string, i int) presence.SessionID {
+	s := fmt.Sprintf("%x%x%d", string(n), identity, i)
+	return presence.SessionID(s + strings.Repeat("0", presence.SessionIDLen-len(s)))
+}

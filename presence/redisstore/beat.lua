@@ -1,0 +1,62 @@
+-- Renews a node's lease in the partition and reaps what is due: sessions of nodes
+-- whose lease has lapsed, and lingers.
+-- ARGV[2]  node             ARGV[3]  lease, ms
+-- ARGV[4]  at most so many sessions and lingers are reaped
+-- ARGV[5]  stall, ms: without a heartbeat of any node for so long, nobody could
+--          have renewed anything (Redis was paused or away), and that time is not
+--          counted against leases and lingers
+-- Reply: {run, seq, operations of this node, sessions reaped, offline by lease,
+--         offline by linger, 1 if more is due, ms stalled, session to end, ...}
+local node, lease, left, stall = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local seq, nodes, lingers, ops = base .. ':seq', base .. ':nodes', base .. ':linger', base .. ':ops'
+
+local last = tonumber(redis.call('HGET', seq, 'beat')) or now
+local stalled = now - last
+if stalled > stall then
+  for _, set in ipairs({nodes, lingers}) do
+    for _, member in ipairs(redis.call('ZRANGE', set, 0, -1)) do redis.call('ZINCRBY', set, str(stalled), member) end
+  end
+else
+  stalled = 0
+end
+redis.call('HSET', seq, 'beat', str(now))
+redis.call('ZADD', nodes, str(now + lease), node)
+
+local reaped, by_lease, by_linger, more = 0, 0, 0, 0
+for _, dead in ipairs(redis.call('ZRANGEBYSCORE', nodes, '-inf', str(now), 'LIMIT', 0, 16)) do
+  -- so that a node that was only slow learns that it was reaped
+  redis.call('HDEL', ops, dead)
+  local set = base .. ':node:' .. dead
+  local members = left > 0 and redis.call('SPOP', set, left) or {}
+  for _, member in ipairs(members) do
+    local session, svc, id = split(member)
+    redis.call('HDEL', onkey(svc, id), session)
+    if orphan(svc, id) and not redis.call('ZSCORE', lingers, svc .. id) then
+      offline(svc, id)
+      by_lease = by_lease + 1
+    end
+  end
+  reaped = reaped + #members
+  left = left - #members
+  if redis.call('EXISTS', set) == 0 then
+    redis.call('ZREM', nodes, dead)
+    redis.call('DEL', base .. ':end:' .. dead)
+  else
+    more = 1
+  end
+end
+local due = left > 0 and redis.call('ZRANGEBYSCORE', lingers, '-inf', str(now), 'LIMIT', 0, left) or {}
+for _, member in ipairs(due) do
+  redis.call('ZREM', lingers, member)
+  local svc, id = string.sub(member, 1, SERVICE), string.sub(member, SERVICE + 1)
+  if orphan(svc, id) then
+    offline(svc, id)
+    by_linger = by_linger + 1
+  end
+end
+if redis.call('ZCOUNT', lingers, '-inf', str(now)) > 0 then more = 1 end
+
+local at = redis.call('HMGET', seq, 'run', 'n')
+local reply = {at[1] or '', at[2] or '0', tonumber(redis.call('HGET', ops, node)) or 0, reaped, by_lease, by_linger, more, stalled}
+for _, session in ipairs(redis.call('SRANDMEMBER', base .. ':end:' .. node, 100)) do reply[#reply + 1] = session end
+return reply

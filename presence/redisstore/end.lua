@@ -1,0 +1,27 @@
+-- Removes ended sessions; a user whose last session is gone goes offline at once
+-- or after its linger.
+-- ARGV[2]  node
+-- then 7 each: service, identity, session, linger in ms (0: at once), enabled (1 or 0), epoch, floor
+-- Reply: {operations of this node, outcome, ...}: 0 unchanged, 1 published, 2 lingering
+local node = ARGV[2]
+local reply = {redis.call('HINCRBY', base .. ':ops', node, 1)}
+for i = 3, #ARGV, 7 do
+  local svc, id, session, linger = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
+  redis.call('SREM', base .. ':node:' .. node, session .. svc .. id)
+  redis.call('SREM', base .. ':end:' .. node, session)
+  local removed = redis.call('HDEL', onkey(svc, id), session) == 1
+  local outcome, member = 0, svc .. id
+  local lingers = redis.call('ZSCORE', base .. ':linger', member)
+  -- a repeated end changes nothing: neither a linger that began since, nor its due time
+  if orphan(svc, id) and (removed or not lingers) then
+    if linger == 0 then
+      redis.call('ZREM', base .. ':linger', member)
+      if offline(svc, id, ARGV[i + 4] == '1', tonumber(ARGV[i + 5]), tonumber(ARGV[i + 6])) then outcome = 1 end
+    else
+      redis.call('ZADD', base .. ':linger', str(now + linger), member)
+      outcome = 2
+    end
+  end
+  reply[#reply + 1] = outcome
+end
+return reply

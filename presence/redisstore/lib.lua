@@ -1,0 +1,85 @@
+-- Shared by every script of a partition.
+-- KEYS[1]  base of the partition's keys, such as rc:{p007}; also its channel
+-- ARGV[1]  offset in ms added to the clock (0 outside tests)
+--
+-- Keys below the base (all in one slot; spelt in internal/keys too):
+--   :seq           hash  run, n (events published), rev (highest of a deleted user), beat (ms of the last heartbeat)
+--   :nodes         zset  node -> lease deadline, ms
+--   :ops           hash  node -> operations of that node, gone when it was reaped
+--   :node:<node>   set   session..service..identity
+--   :end:<node>    set   sessions which that node must end
+--   :linger        zset  service..identity -> due, ms
+--   :<IS>:u:<id>   hash  the user      :<IS>:on:<id>  hash  session -> node
+--   :<IS>:users    zset  creation order  :<IS>:sids   hash  user SID -> identity
+local base = KEYS[1]
+local clock = redis.call('TIME')
+local us = clock[1] * 1000000 + clock[2] + ARGV[1] * 1000
+local now = math.floor(us / 1000)
+
+-- Lua prints large numbers with an exponent; Redis and cjson would too.
+local function str(n) return string.format('%.0f', n) end
+local function ukey(svc, id) return base .. ':' .. svc .. ':u:' .. id end
+local function onkey(svc, id) return base .. ':' .. svc .. ':on:' .. id end
+
+local function publish(msg)
+  local seq = base .. ':seq'
+  local run = redis.call('HGET', seq, 'run')
+  if not run then
+    run = str(us)
+    redis.call('HSET', seq, 'run', run)
+  end
+  msg.r = run
+  msg.q = str(redis.call('HINCRBY', seq, 'n', 1))
+  redis.call('PUBLISH', base, cjson.encode(msg))
+end
+
+-- Gives the user a revision above its last and above floor, and publishes its
+-- recorded state. mask holds the reasons; profile values go with their reason.
+local function emit(svc, id, mask, floor)
+  local u = ukey(svc, id)
+  local f = redis.call('HMGET', u, 'sid', 'rev', 'epoch', 'nepoch', 'online', 'notifiable', 'last_online', 'friendly_name', 'attributes')
+  local rev = str(math.max((tonumber(f[2]) or 0) + 1, now, floor + 1))
+  redis.call('HSET', u, 'rev', rev)
+  local msg = {s = svc, i = id, u = f[1], v = rev, e = f[3] or nil, ne = f[4] or nil, o = f[5] or nil,
+    n = f[6] or nil, l = f[7] or nil, m = mask}
+  if mask % 8 >= 4 then msg.f = f[8] or nil end
+  if mask % 16 >= 8 then msg.a = f[9] or nil end
+  publish(msg)
+end
+
+local function create(svc, id, sid, role)
+  redis.call('HSET', ukey(svc, id), 'sid', sid, 'role', role, 'attributes', '{}', 'created', str(us), 'updated', str(now))
+  redis.call('ZADD', base .. ':' .. svc .. ':users', 0, string.format('%016.0f', us) .. sid)
+  redis.call('HSET', base .. ':' .. svc .. ':sids', sid, id)
+  -- a user made again goes on above the revision its predecessor ended with
+  return tonumber(redis.call('HGET', base .. ':seq', 'rev')) or 0
+end
+
+-- The offline transition of a user whose last session is gone. known: the epoch
+-- and switch as the caller knows them, or nil. Nothing is published for a service
+-- that the caller knows to be switched off, unless the user's record is newer.
+local function offline(svc, id, enabled, epoch, floor)
+  local u = ukey(svc, id)
+  local stamped = tonumber(redis.call('HGET', u, 'epoch')) or 0
+  redis.call('HSET', u, 'online', '0', 'last_online', str(now))
+  if enabled == nil then
+    emit(svc, id, 1, 0)
+  elseif enabled or stamped > epoch then
+    if enabled and epoch > stamped then redis.call('HSET', u, 'epoch', str(epoch)) end
+    emit(svc, id, 1, floor)
+  else
+    return false
+  end
+  return true
+end
+
+-- True if the user is recorded online without any session to keep it so.
+local function orphan(svc, id)
+  return redis.call('EXISTS', onkey(svc, id)) == 0 and redis.call('HGET', ukey(svc, id), 'online') == '1'
+end
+
+-- session..service..identity
+local SESSION, SERVICE = 24, 34
+local function split(member)
+  return string.sub(member, 1, SESSION), string.sub(member, SESSION + 1, SESSION + SERVICE), string.sub(member, SESSION + SERVICE + 1)
+end

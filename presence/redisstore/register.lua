@@ -1,0 +1,36 @@
+-- Records sessions of a node as live; their users are online from here on.
+-- ARGV[2]  node                ARGV[3]  its lease, ms, if it has none here yet
+-- ARGV[4]  TTL of the online state, ms
+-- then 8 each: service, identity, session, SID if the user is new, role if new,
+--   enabled (1 or 0), epoch, floor (the service's revision)
+-- Reply: {operations of this node, outcome, ...}: 0 unchanged, 1 published, 3 refused
+local node, lease, ttl = ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local reply = {redis.call('HINCRBY', base .. ':ops', node, 1)}
+if not redis.call('ZSCORE', base .. ':nodes', node) then
+  redis.call('ZADD', base .. ':nodes', str(now + lease), node)
+end
+for i = 5, #ARGV, 8 do
+  local svc, id, session, enabled, epoch, floor = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 5] == '1', tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7])
+  if redis.call('SISMEMBER', base .. ':end:' .. node, session) == 1 then
+    reply[#reply + 1] = 3
+  else
+    local u, on = ukey(svc, id), onkey(svc, id)
+    local created = redis.call('EXISTS', u) == 0
+    if created then floor = math.max(floor, create(svc, id, ARGV[i + 3], ARGV[i + 4])) end
+    redis.call('HSET', on, session, node)
+    redis.call('PEXPIRE', on, ttl)
+    redis.call('SADD', base .. ':node:' .. node, session .. svc .. id)
+    redis.call('ZREM', base .. ':linger', svc .. id)
+    local f = redis.call('HMGET', u, 'online', 'epoch')
+    local mask = 0
+    if enabled and (f[1] ~= '1' or (tonumber(f[2]) or 0) < epoch) then
+      redis.call('HSET', u, 'online', '1', 'epoch', str(epoch))
+      mask = 1
+    elseif f[1] ~= '1' then
+      redis.call('HSET', u, 'online', '1')
+    end
+    if mask > 0 or created then emit(svc, id, mask, floor) end
+    reply[#reply + 1] = mask
+  end
+end
+return reply

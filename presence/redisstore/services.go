@@ -1,0 +1,211 @@
+package redisstore
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+const (
+	// purgeChunk bounds the users that one purge script deletes.
+	purgeChunk = 200
+	// purgeAgain is when a deleted service is purged once more: by then every node
+	// has heard of the deletion and registers nothing in it any longer.
+	purgeAgain = 30 * time.Second
+)
+
+func serviceOf(f fields) presence.Service {
+	v := presence.Service{
+		SID: f["sid"], Account: f["account"], FriendlyName: f["friendly_name"],
+		Enabled: f["enabled"] == "1", Epoch: f.int("epoch"), Rev: f.int("rev"), Linger: -1,
+		DefaultServiceRole: f["role_service"], DefaultConversationRole: f["role_conversation"], DefaultConversationCreatorRole: f["role_creator"],
+		Created: time.UnixMicro(f.int("created")).UTC(), Updated: f.millis("updated"),
+	}
+	if n := f.int("linger"); n >= 0 {
+		v.Linger = time.Duration(n) * time.Millisecond
+	}
+	return v
+}
+
+// CreateService makes a service. SID, dates and default roles are filled in; the
+// switch is off.
+func (s *Store) CreateService(ctx context.Context, v presence.Service) (presence.Service, error) {
+	return s.writeService(ctx, "create", v)
+}
+
+func (s *Store) writeService(ctx context.Context, mode string, v presence.Service) (presence.Service, error) {
+	linger := int64(-1)
+	if v.Linger >= 0 {
+		linger = ms(v.Linger)
+	}
+	return s.serviceReply(s.run(ctx, mode+" service", serviceWriteScript, presence.Services, mode, newSID("IS"),
+		"account", v.Account, "friendly_name", v.FriendlyName, "enabled", "0", "linger", linger,
+		"role_service", newSID("RL"), "role_conversation", newSID("RL"), "role_creator", newSID("RL")))
+}
+
+// UpdateService changes a service and returns it; ErrNoService. A flip of the
+// switch is a new revision, and turning it on a new epoch.
+func (s *Store) UpdateService(ctx context.Context, sid string, u presence.ServiceUpdate) (presence.Service, error) {
+	args := []any{"update", sid}
+	if u.Enabled != nil {
+		args = append(args, "enabled", flag(*u.Enabled))
+	}
+	if u.Linger != nil {
+		args = append(args, "linger", strconv.FormatInt(max(-1, ms(*u.Linger)), 10))
+	}
+	for _, f := range []struct {
+		name  string
+		value *string
+	}{{"role_service", u.DefaultServiceRole}, {"role_conversation", u.DefaultConversationRole}, {"role_creator", u.DefaultConversationCreatorRole}} {
+		if f.value != nil {
+			args = append(args, f.name, *f.value)
+		}
+	}
+	return s.serviceReply(s.run(ctx, "update service", serviceWriteScript, presence.Services, args...))
+}
+
+func (s *Store) serviceReply(reply any, err error) (presence.Service, error) {
+	if err != nil {
+		return presence.Service{}, err
+	}
+	if reply == "missing" {
+		return presence.Service{}, presence.ErrNoService
+	}
+	f, ok := hash(reply)
+	if !ok {
+		return presence.Service{}, malformed("service", reply)
+	}
+	return serviceOf(f), nil
+}
+
+// Service returns a service; ErrNoService.
+func (s *Store) Service(ctx context.Context, sid string) (presence.Service, error) {
+	if !presence.IsSID(sid, "IS") {
+		return presence.Service{}, presence.ErrNoService
+	}
+	f, err := s.client.HGetAll(ctx, s.keys.Service(sid)).Result()
+	if err != nil {
+		return presence.Service{}, unavailable("service", err)
+	}
+	if f["sid"] == "" {
+		return presence.Service{}, presence.ErrNoService
+	}
+	return serviceOf(f), nil
+}
+
+// ListServices returns up to limit services in creation order; as ListUsers.
+func (s *Store) ListServices(ctx context.Context, cursor string, limit int) (presence.Page[presence.Service], error) {
+	c, err := parseCursor(cursor)
+	if err != nil {
+		return presence.Page[presence.Service]{}, err
+	}
+	members, cursors, err := s.list(ctx, []string{s.keys.AllServices()}, c, limit)
+	if err != nil || len(members) == 0 {
+		return presence.Page[presence.Service]{}, err
+	}
+	cmds := make([]*redis.MapStringStringCmd, len(members))
+	_, err = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, m := range members {
+			cmds[i] = pipe.HGetAll(ctx, s.keys.Service(m[16:]))
+		}
+		return nil
+	})
+	if err != nil {
+		return presence.Page[presence.Service]{}, unavailable("list services", err)
+	}
+	page := presence.Page[presence.Service]{Next: cursors.Next, Prev: cursors.Prev}
+	for _, c := range cmds {
+		if c.Val()["sid"] != "" { // not deleted between the rounds
+			page.Items = append(page.Items, serviceOf(c.Val()))
+		}
+	}
+	return page, nil
+}
+
+// DefaultService is the SID of the default service.
+func (s *Store) DefaultService(ctx context.Context) (string, error) {
+	sid, err := s.client.Get(ctx, s.keys.DefaultService()).Result()
+	if err != nil {
+		return "", unavailable("default service", err)
+	}
+	return sid, nil
+}
+
+// SetDefaultService makes another service the default; ErrNoService.
+func (s *Store) SetDefaultService(ctx context.Context, sid string) error {
+	reply, err := s.run(ctx, "set default service", serviceDefaultScript, presence.Services, sid)
+	if err != nil {
+		return err
+	}
+	if reply == int64(0) {
+		return presence.ErrNoService
+	}
+	return nil
+}
+
+// DeleteService deletes a service and its users; ErrNoService, and ErrDefaultService
+// for the default one. From the first round trip on the service is gone for every
+// reader; its users follow, one partition a round trip.
+func (s *Store) DeleteService(ctx context.Context, sid string) error {
+	reply, err := s.run(ctx, "delete service", serviceDeleteScript, presence.Services, sid, ms(purgeAgain))
+	if err != nil {
+		return err
+	}
+	switch reply {
+	case int64(0):
+		return presence.ErrNoService
+	case int64(2):
+		return presence.ErrDefaultService
+	}
+	// What this misses (the node dies, Redis goes away) the later purge finds.
+	_ = s.purge(ctx, sid)
+	return nil
+}
+
+func (s *Store) purge(ctx context.Context, sid string) error {
+	for p := range presence.Partition(s.keys.Partitions) {
+		for {
+			left, err := s.run(ctx, "purge", purgeScript, p, sid, purgeChunk)
+			if err != nil {
+				return err
+			}
+			if left == int64(0) {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// BeatServices asks for the state of the services' event counter, and purges
+// what deleted services left, if that is due.
+func (s *Store) BeatServices(ctx context.Context) (run string, seq uint64, err error) {
+	reply, err := s.run(ctx, "beat services", serviceBeatScript, presence.Services, 1)
+	if err != nil {
+		return "", 0, err
+	}
+	list, ok := reply.([]any)
+	if !ok || len(list) < 2 {
+		return "", 0, malformed("beat services", reply)
+	}
+	run, _ = list[0].(string)
+	n, _ := list[1].(string)
+	seq, err = strconv.ParseUint(n, 10, 64)
+	if err != nil {
+		return "", 0, malformed("beat services", reply)
+	}
+	for _, v := range list[2:] {
+		sid, _ := v.(string)
+		if err := s.purge(ctx, sid); err != nil {
+			return run, seq, err
+		}
+		if err := s.client.ZRem(ctx, s.keys.Purge(), sid).Err(); err != nil {
+			return run, seq, unavailable("purge", err)
+		}
+	}
+	return run, seq, nil
+}

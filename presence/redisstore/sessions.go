@@ -1,0 +1,218 @@
+package redisstore
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/rollcall-presence/rollcall/internal/keys"
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+// reapChunk bounds what one heartbeat reaps in a partition, and so how long it
+// keeps Redis from others: about 3 ms at 15 us a session (measured, redis 7.0).
+const reapChunk = 200
+
+// Register implements presence.Store.
+func (s *Store) Register(ctx context.Context, p presence.Partition, n presence.NodeID, sessions []presence.Held) (presence.Registered, error) {
+	reply, err := s.run(ctx, "register", registerScript, p, s.registerArgs(p, n, sessions)...)
+	return registered("register", reply, err, len(sessions))
+}
+
+// Open implements presence.Store.
+func (s *Store) Open(ctx context.Context, p presence.Partition, n presence.NodeID, h presence.Held) (presence.Registered, presence.User, error) {
+	key, args := []string{s.keys.Base(p)}, append([]any{s.offset()}, s.registerArgs(p, n, []presence.Held{h})...)
+	var script *redis.Cmd
+	var user *redis.MapStringStringCmd
+	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error { // each command has its own error
+		script = registerScript.EvalSha(ctx, pipe, key, args...)
+		user = pipe.HGetAll(ctx, s.keys.User(h.Key))
+		return nil
+	})
+	if redis.HasErrorPrefix(script.Err(), "NOSCRIPT") {
+		script = registerScript.Run(ctx, s.client, key, args...)
+		user = s.client.HGetAll(ctx, s.keys.User(h.Key))
+	}
+	for _, err := range []error{script.Err(), user.Err()} {
+		if err != nil {
+			return presence.Registered{}, presence.User{}, unavailable("open", err)
+		}
+	}
+	r, err := registered("open", script.Val(), nil, 1)
+	return r, userOf(h.Key, user.Val()), err
+}
+
+func (s *Store) registerArgs(p presence.Partition, n presence.NodeID, sessions []presence.Held) []any {
+	args := make([]any, 0, 3+8*len(sessions))
+	args = append(args, string(n), ms(s.opt.Lease), ms(s.opt.OnlineTTL))
+	for _, h := range sessions {
+		sid := h.UserSID
+		if sid == "" {
+			sid = newSID(keys.SIDPrefix(p))
+		}
+		args = append(args, h.Service.SID, h.Identity, string(h.ID), sid, h.Service.DefaultServiceRole,
+			flag(h.Service.Enabled), h.Service.Epoch, h.Service.Rev)
+	}
+	return args
+}
+
+// End implements presence.Store.
+func (s *Store) End(ctx context.Context, p presence.Partition, n presence.NodeID, sessions []presence.Ended) (presence.Registered, error) {
+	args := make([]any, 0, 1+7*len(sessions))
+	args = append(args, string(n))
+	for _, e := range sessions {
+		args = append(args, e.Key.Service, e.Identity, string(e.ID), ms(e.Linger), flag(e.Service.Enabled), e.Service.Epoch, e.Service.Rev)
+	}
+	reply, err := s.run(ctx, "end", endScript, p, args...)
+	return registered("end", reply, err, len(sessions))
+}
+
+func registered(op string, reply any, err error, n int) (presence.Registered, error) {
+	if err != nil {
+		return presence.Registered{}, err
+	}
+	list, ok := reply.([]any)
+	if !ok || len(list) != n+1 {
+		return presence.Registered{}, malformed(op, reply)
+	}
+	r := presence.Registered{Outcomes: make([]presence.Outcome, n)}
+	for i, v := range list {
+		x, ok := v.(int64)
+		if !ok {
+			return presence.Registered{}, malformed(op, reply)
+		}
+		if i == 0 {
+			r.Ops = x
+		} else {
+			r.Outcomes[i-1] = presence.Outcome(x) //nolint:gosec // 0 to 3, written by the scripts
+		}
+	}
+	return r, nil
+}
+
+// Beat implements presence.Store: one script a partition, in one pipeline.
+func (s *Store) Beat(ctx context.Context, ps []presence.Partition, n presence.NodeID) ([]presence.Beat, []error) {
+	beats, errs := make([]presence.Beat, len(ps)), make([]error, len(ps))
+	args := []any{s.offset(), string(n), ms(s.opt.Lease), reapChunk, ms(s.opt.Stall)}
+	for i, reply := range s.pipeline(ctx, beatScript, ps, args) {
+		v, err := reply.Result()
+		if err != nil {
+			errs[i] = unavailable("beat", err)
+			continue
+		}
+		var ok bool
+		if beats[i], ok = beat(v); !ok {
+			errs[i] = malformed("beat", v)
+		}
+	}
+	return beats, errs
+}
+
+// pipeline runs a script on each partition, loading it where Redis has lost it.
+func (s *Store) pipeline(ctx context.Context, script *redis.Script, ps []presence.Partition, args []any) []*redis.Cmd {
+	cmds := make([]*redis.Cmd, len(ps))
+	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, p := range ps {
+			cmds[i] = script.EvalSha(ctx, pipe, []string{s.keys.Base(p)}, args...)
+		}
+		return nil
+	})
+	for i, c := range cmds {
+		if redis.HasErrorPrefix(c.Err(), "NOSCRIPT") {
+			cmds[i] = script.Run(ctx, s.client, []string{s.keys.Base(ps[i])}, args...)
+		}
+	}
+	return cmds
+}
+
+func beat(reply any) (presence.Beat, bool) {
+	list, ok := reply.([]any)
+	if !ok || len(list) < 8 {
+		return presence.Beat{}, false
+	}
+	var b presence.Beat
+	var seq string
+	if b.Run, ok = list[0].(string); !ok {
+		return b, false
+	}
+	if seq, ok = list[1].(string); !ok {
+		return b, false
+	}
+	var err error
+	if b.Seq, err = strconv.ParseUint(seq, 10, 64); err != nil {
+		return b, false
+	}
+	var n [6]int64
+	for i := range n {
+		if n[i], ok = list[2+i].(int64); !ok {
+			return b, false
+		}
+	}
+	b.Ops, b.Reaped, b.OfflineByLease, b.OfflineByLinger, b.Due = n[0], int(n[1]), int(n[2]), int(n[3]), int(n[4])
+	b.Stalled = time.Duration(n[5]) * time.Millisecond
+	for _, v := range list[8:] {
+		id, ok := v.(string)
+		if !ok {
+			return b, false
+		}
+		b.End = append(b.End, presence.SessionID(id))
+	}
+	return b, true
+}
+
+// Sessions implements presence.Store.
+func (s *Store) Sessions(ctx context.Context, p presence.Partition, n presence.NodeID) ([]presence.Ended, error) {
+	members, err := s.client.SMembers(ctx, s.keys.NodeSessions(p, n)).Result()
+	if err != nil {
+		return nil, unavailable("sessions", err)
+	}
+	list := make([]presence.Ended, 0, len(members))
+	for _, m := range members {
+		if len(m) <= presence.SessionIDLen+34 {
+			return nil, malformed("sessions", m)
+		}
+		rest := m[presence.SessionIDLen:]
+		list = append(list, presence.Ended{Key: presence.Key{Service: rest[:34], Identity: rest[34:]}, ID: presence.SessionID(m[:presence.SessionIDLen])})
+	}
+	return list, nil
+}
+
+// Leave implements presence.Store; it makes as many round trips as chunks of
+// sessions were left.
+func (s *Store) Leave(ctx context.Context, ps []presence.Partition, n presence.NodeID, handover time.Duration) error {
+	for len(ps) > 0 {
+		var rest []presence.Partition
+		for i, reply := range s.pipeline(ctx, leaveScript, ps, []any{s.offset(), string(n), ms(handover), reapChunk}) {
+			left, err := reply.Int()
+			if err != nil {
+				return unavailable("leave", err)
+			}
+			if left == 1 {
+				rest = append(rest, ps[i])
+			}
+		}
+		ps = rest
+	}
+	return nil
+}
+
+// CountSessions returns how many live sessions each user has, in one round.
+func (s *Store) CountSessions(ctx context.Context, users []presence.Key) ([]int, error) {
+	cmds := make([]*redis.IntCmd, len(users))
+	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, k := range users {
+			cmds[i] = pipe.HLen(ctx, s.keys.On(k))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, unavailable("count sessions", err)
+	}
+	counts := make([]int, len(users))
+	for i, c := range cmds {
+		counts[i] = int(c.Val())
+	}
+	return counts, nil
+}

@@ -1,0 +1,241 @@
+// Package redisstore keeps presence state in Redis (or Valkey): one Lua script per
+// operation, each atomic in one hash slot, each publishing what it changed. What
+// the keys hold is written at the head of lib.lua.
+package redisstore
+
+import (
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/rollcall-presence/rollcall/internal/keys"
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+var (
+	//go:embed lib.lua
+	lib string
+	//go:embed register.lua
+	registerLua string
+	//go:embed end.lua
+	endLua string
+	//go:embed beat.lua
+	beatLua string
+	//go:embed leave.lua
+	leaveLua string
+	//go:embed user_write.lua
+	userWriteLua string
+	//go:embed user_delete.lua
+	userDeleteLua string
+	//go:embed purge.lua
+	purgeLua string
+	//go:embed service_write.lua
+	serviceWriteLua string
+	//go:embed service_delete.lua
+	serviceDeleteLua string
+	//go:embed service_default.lua
+	serviceDefaultLua string
+	//go:embed service_beat.lua
+	serviceBeatLua string
+
+	registerScript       = redis.NewScript(lib + registerLua)
+	endScript            = redis.NewScript(lib + endLua)
+	beatScript           = redis.NewScript(lib + beatLua)
+	leaveScript          = redis.NewScript(lib + leaveLua)
+	userWriteScript      = redis.NewScript(lib + userWriteLua)
+	userDeleteScript     = redis.NewScript(lib + userDeleteLua)
+	purgeScript          = redis.NewScript(lib + purgeLua)
+	serviceWriteScript   = redis.NewScript(lib + serviceWriteLua)
+	serviceDeleteScript  = redis.NewScript(lib + serviceDeleteLua)
+	serviceDefaultScript = redis.NewScript(lib + serviceDefaultLua)
+	serviceBeatScript    = redis.NewScript(lib + serviceBeatLua)
+)
+
+// Options tunes a Store. The zero value is ready for use.
+type Options struct {
+	// Prefix of every key and channel, without braces. Default "rc:".
+	Prefix string
+	// Partitions is how many there are; all nodes must agree. Default 256, at most
+	// keys.MaxPartitions.
+	Partitions int
+	// Lease is how long a node's sessions outlive its last heartbeat. Default 10s.
+	Lease time.Duration
+	// OnlineTTL is the lifetime of a user's online state without renewal, the last
+	// resort when every node has vanished. Default 10m; it is to be renewed at half.
+	OnlineTTL time.Duration
+	// Stall is the silence after which a heartbeat does not count the time against
+	// leases and lingers. Default half of Lease.
+	Stall time.Duration
+	// Offset, if set, is added to the clock of Redis. For tests.
+	Offset *atomic.Int64
+}
+
+// Store is the presence store on Redis. It is safe for concurrent use and holds
+// nothing but the client, which its maker closes. Every method makes one round
+// trip unless it says otherwise, and fails with KindUnavailable if Redis cannot
+// answer; what was asked may then have happened or not.
+type Store struct {
+	client redis.UniversalClient
+	keys   keys.Keys
+	opt    Options
+}
+
+// New returns a Store on client. It does no I/O; see Init.
+func New(client redis.UniversalClient, opt Options) *Store {
+	if opt.Prefix == "" {
+		opt.Prefix = "rc:"
+	}
+	if opt.Partitions == 0 {
+		opt.Partitions = 256
+	}
+	if opt.Lease == 0 {
+		opt.Lease = 10 * time.Second
+	}
+	if opt.OnlineTTL == 0 {
+		opt.OnlineTTL = 10 * time.Minute
+	}
+	if opt.Stall == 0 {
+		opt.Stall = opt.Lease / 2
+	}
+	return &Store{client: client, keys: keys.Keys{Prefix: opt.Prefix, Partitions: opt.Partitions}, opt: opt}
+}
+
+// Keys spells the store's keys and channels.
+func (s *Store) Keys() keys.Keys { return s.keys }
+
+// Partition is where a user lives.
+func (s *Store) Partition(k presence.Key) presence.Partition { return s.keys.Of(k) }
+
+// Partitions is how many partitions there are.
+func (s *Store) Partitions() int { return s.keys.Partitions }
+
+// OnlineTTL is the lifetime of the online state of a session that is not
+// registered again.
+func (s *Store) OnlineTTL() time.Duration { return s.opt.OnlineTTL }
+
+// Init prepares an empty Redis for account: it records the number of partitions
+// and makes the default service. On a Redis in use it only checks; another number
+// of partitions is an error. Several nodes may call it at once.
+func (s *Store) Init(ctx context.Context, account string) error {
+	key := s.keys.PartitionCount()
+	if err := s.client.SetNX(ctx, key, s.keys.Partitions, 0).Err(); err != nil {
+		return unavailable("init", err)
+	}
+	have, err := s.client.Get(ctx, key).Int()
+	if err != nil {
+		return unavailable("init", err)
+	}
+	if have != s.keys.Partitions {
+		return &presence.Error{Op: "init", Kind: presence.KindInvalid, Err: fmt.Errorf(
+			"this Redis holds %d partitions, the configuration says %d: set partitions to %d, or use another key prefix", have, s.keys.Partitions, have)}
+	}
+	_, err = s.writeService(ctx, "default", presence.Service{Account: account, FriendlyName: "Default service", Linger: -1})
+	return err
+}
+
+// run runs a script on a partition. The clock offset is its first argument.
+func (s *Store) run(ctx context.Context, op string, script *redis.Script, p presence.Partition, args ...any) (any, error) {
+	reply, err := script.Run(ctx, s.client, []string{s.keys.Base(p)}, append([]any{s.offset()}, args...)...).Result()
+	if err != nil {
+		return nil, unavailable(op, err)
+	}
+	return reply, nil
+}
+
+func (s *Store) offset() int64 {
+	if s.opt.Offset == nil {
+		return 0
+	}
+	return s.opt.Offset.Load()
+}
+
+// unavailable classes an error of the client: what Redis itself refuses (a script
+// error, OOM) is internal, all else means that it could not be reached.
+func unavailable(op string, err error) error {
+	kind := presence.KindUnavailable
+	if _, ok := errors.AsType[redis.Error](err); ok && !transient(err) {
+		kind = presence.KindInternal
+	}
+	return &presence.Error{Op: op, Kind: kind, Err: err}
+}
+
+// transient reports whether Redis answered that it cannot serve just now.
+func transient(err error) bool {
+	for _, p := range []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "OOM", "BUSY"} {
+		if redis.HasErrorPrefix(err, p) {
+			return true
+		}
+	}
+	return false
+}
+
+func malformed(op string, reply any) error {
+	return &presence.Error{Op: op, Kind: presence.KindInternal, Err: fmt.Errorf("unexpected reply %T", reply)}
+}
+
+func ms(d time.Duration) int64 { return d.Milliseconds() }
+
+func flag(b bool) string {
+	if b {
+		return "1"
+	}
+	return "0"
+}
+
+// newSID returns prefix and as many random hex digits as make 34 characters.
+func newSID(prefix string) string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	return prefix + hex.EncodeToString(b[:])[:34-len(prefix)]
+}
+
+// fields reads a hash as HGETALL or HMGET left it.
+type fields map[string]string
+
+func (f fields) int(name string) int64 {
+	n, _ := strconv.ParseInt(f[name], 10, 64)
+	return n
+}
+
+func (f fields) tri(name string) presence.Tri {
+	switch f[name] {
+	case "1":
+		return presence.True
+	case "0":
+		return presence.False
+	}
+	return presence.Null
+}
+
+func (f fields) millis(name string) time.Time {
+	if n := f.int(name); n != 0 {
+		return time.UnixMilli(n).UTC()
+	}
+	return time.Time{}
+}
+
+// hash makes fields of a script's HGETALL reply.
+func hash(reply any) (fields, bool) {
+	list, ok := reply.([]any)
+	if !ok || len(list)%2 != 0 {
+		return nil, false
+	}
+	f := make(fields, len(list)/2)
+	for i := 0; i < len(list); i += 2 {
+		name, ok1 := list[i].(string)
+		value, ok2 := list[i+1].(string)
+		if !ok1 || !ok2 {
+			return nil, false
+		}
+		f[name] = value
+	}
+	return f, true
+}

@@ -1,0 +1,151 @@
+package redisstore_test
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/rollcall-presence/rollcall/internal/testkit"
+	"github.com/rollcall-presence/rollcall/presence"
+	"github.com/rollcall-presence/rollcall/presence/presencetest"
+	"github.com/rollcall-presence/rollcall/presence/redisstore"
+)
+
+func TestMiniredis(t *testing.T) {
+	presencetest.Run(t, func(t *testing.T) *presencetest.Harness {
+		_, c := testkit.Mini(t)
+		return harness(t, c)
+	})
+}
+
+func TestRedis(t *testing.T) {
+	server := testkit.Redis(t)
+	presencetest.Run(t, func(t *testing.T) *presencetest.Harness {
+		c := server.Client()
+		t.Cleanup(func() { _ = c.Close() })
+		return harness(t, c)
+	})
+}
+
+const account = "AC0123456789abcdef0123456789abcdef"
+
+func harness(t *testing.T, c *redis.Client) *presencetest.Harness {
+	ctx := context.Background()
+	var offset atomic.Int64
+	s := redisstore.New(c, redisstore.Options{Partitions: 2, Lease: presencetest.Lease, Stall: presencetest.Stall, Offset: &offset})
+	reset := func() {
+		offset.Store(0)
+		if err := c.FlushAll(ctx).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Init(ctx, account); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reset()
+	channels := []string{"test:marker", s.Keys().Channel(0), s.Keys().Channel(1)}
+	sub := c.Subscribe(ctx, channels...)
+	t.Cleanup(func() { _ = sub.Close() })
+	for range channels {
+		if _, err := sub.Receive(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	marks := 0
+	return &presencetest.Harness{
+		Store:   s,
+		Reset:   reset,
+		Advance: func(d time.Duration) { offset.Add(d.Milliseconds()) },
+		Events: func() (events []presence.Event) {
+			marks++
+			mark := strconv.Itoa(marks)
+			if err := c.Publish(ctx, "test:marker", mark).Err(); err != nil {
+				t.Fatal(err)
+			}
+			for {
+				m, err := sub.ReceiveMessage(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if m.Payload == mark {
+					return events
+				}
+				events = append(events, decode(t, m.Payload))
+			}
+		},
+	}
+}
+
+// decode reads a published event as its description in docs/ARCHITECTURE.md says.
+func decode(t *testing.T, payload string) presence.Event {
+	var m struct {
+		R, Q, S, I, U, V, E, O, L string
+		M, D                      int
+		F                         *string
+		A                         string
+	}
+	if err := json.Unmarshal([]byte(payload), &m); err != nil {
+		t.Fatalf("published %q: %v", payload, err)
+	}
+	num := func(s string) int64 { n, _ := strconv.ParseInt(s, 10, 64); return n }
+	e := presence.Event{Reasons: presence.Reasons(m.M), Deleted: m.D == 1, User: presence.User{
+		Key: presence.Key{Service: m.S, Identity: m.I}, SID: m.U, Rev: num(m.V), Epoch: num(m.E), FriendlyName: m.F, Attributes: m.A,
+	}}
+	switch m.O {
+	case "1":
+		e.User.Online = presence.True
+	case "0":
+		e.User.Online = presence.False
+	}
+	if m.R == "" || num(m.Q) == 0 {
+		t.Errorf("published %q without run or seq", payload)
+	}
+	return e
+}
+
+func TestInitRefusesAnotherPartitionCount(t *testing.T) {
+	_, c := testkit.Mini(t)
+	if err := redisstore.New(c, redisstore.Options{Partitions: 4}).Init(t.Context(), account); err != nil {
+		t.Fatal(err)
+	}
+	err := redisstore.New(c, redisstore.Options{Partitions: 8}).Init(t.Context(), account)
+	if presence.KindOf(err) != presence.KindInvalid {
+		t.Errorf("Init with 8 partitions on 4 = %v; want invalid", err)
+	}
+}
+
+func TestUnavailable(t *testing.T) {
+	m, c := testkit.Mini(t)
+	s := redisstore.New(c, redisstore.Options{})
+	m.Close()
+	if _, err := s.DefaultService(t.Context()); presence.KindOf(err) != presence.KindUnavailable {
+		t.Errorf("with Redis away: %v; want unavailable", err)
+	}
+	if _, errs := s.Beat(t.Context(), []presence.Partition{0, 1}, "n1"); presence.KindOf(errs[1]) != presence.KindUnavailable {
+		t.Errorf("Beat with Redis away: %v; want unavailable", errs)
+	}
+}
+
+// A Redis that lost its script cache (a restart, a failover, SCRIPT FLUSH) is
+// served as before.
+func TestScriptsReload(t *testing.T) {
+	c := testkit.Redis(t).Client()
+	t.Cleanup(func() { _ = c.Close() })
+	s := redisstore.New(c, redisstore.Options{Partitions: 4})
+	for range 2 {
+		_, errs := s.Beat(t.Context(), []presence.Partition{0, 1, 2, 3}, "n1")
+		for p, err := range errs {
+			if err != nil {
+				t.Errorf("Beat of partition %d: %v", p, err)
+			}
+		}
+		if err := c.ScriptFlush(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

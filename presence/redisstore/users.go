@@ -1,0 +1,273 @@
+package redisstore
+
+import (
+	"context"
+	"encoding/base64"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/rollcall-presence/rollcall/internal/keys"
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+func userOf(k presence.Key, f fields) presence.User {
+	if f["sid"] == "" {
+		return presence.User{Key: k}
+	}
+	u := presence.User{
+		Key: k, SID: f["sid"], Attributes: f["attributes"], Role: f["role"],
+		Online: f.tri("online"), Notifiable: f.tri("notifiable"), Epoch: f.int("epoch"), NotifiableEpoch: f.int("nepoch"),
+		Rev: f.int("rev"), LastOnline: f.millis("last_online"),
+		Created: time.UnixMicro(f.int("created")).UTC(), Updated: f.millis("updated"),
+	}
+	if name, ok := f["friendly_name"]; ok {
+		u.FriendlyName = &name
+	}
+	return u
+}
+
+// CreateUser makes a user; ErrNoService, ErrUserExists.
+func (s *Store) CreateUser(ctx context.Context, k presence.Key, u presence.UserUpdate) (presence.User, error) {
+	return s.write(ctx, "create", k, u)
+}
+
+// UpdateUser changes a user and returns it; ErrNoService, ErrNoUser.
+func (s *Store) UpdateUser(ctx context.Context, k presence.Key, u presence.UserUpdate) (presence.User, error) {
+	return s.write(ctx, "update", k, u)
+}
+
+func (s *Store) write(ctx context.Context, mode string, k presence.Key, u presence.UserUpdate) (presence.User, error) {
+	service, err := s.Service(ctx, k.Service)
+	if err != nil {
+		return presence.User{}, err
+	}
+	return s.writeUser(ctx, mode, k, service, u)
+}
+
+// EnsureUser implements presence.Store.
+func (s *Store) EnsureUser(ctx context.Context, k presence.Key, service presence.Service) (presence.User, error) {
+	return s.writeUser(ctx, "ensure", k, service, presence.UserUpdate{})
+}
+
+func (s *Store) writeUser(ctx context.Context, mode string, k presence.Key, service presence.Service, u presence.UserUpdate) (presence.User, error) {
+	p := s.Partition(k)
+	args := []any{mode, k.Service, k.Identity, newSID(keys.SIDPrefix(p)), service.DefaultServiceRole, service.Rev}
+	for _, f := range []struct {
+		name  string
+		value *string
+	}{{"friendly_name", u.FriendlyName}, {"attributes", u.Attributes}, {"role", u.Role}} {
+		if f.value != nil {
+			args = append(args, f.name, *f.value)
+		}
+	}
+	reply, err := s.run(ctx, mode+" user", userWriteScript, p, args...)
+	if err != nil {
+		return presence.User{}, err
+	}
+	switch reply {
+	case "exists":
+		return presence.User{}, presence.ErrUserExists
+	case "missing":
+		return presence.User{}, presence.ErrNoUser
+	}
+	f, ok := hash(reply)
+	if !ok {
+		return presence.User{}, malformed(mode+" user", reply)
+	}
+	return userOf(k, f), nil
+}
+
+// DeleteUser deletes a user and has its live sessions ended; ErrNoService,
+// ErrNoUser.
+func (s *Store) DeleteUser(ctx context.Context, k presence.Key) error {
+	service, err := s.Service(ctx, k.Service)
+	if err != nil {
+		return err
+	}
+	reply, err := s.run(ctx, "delete user", userDeleteScript, s.Partition(k), k.Service, k.Identity, service.Rev)
+	if err != nil {
+		return err
+	}
+	if reply == int64(0) {
+		return presence.ErrNoUser
+	}
+	return nil
+}
+
+// User returns a user; ErrNoUser.
+func (s *Store) User(ctx context.Context, k presence.Key) (presence.User, error) {
+	users, err := s.ReadUsers(ctx, []presence.Key{k})
+	if err != nil {
+		return presence.User{}, err
+	}
+	if users[0].SID == "" {
+		return presence.User{}, presence.ErrNoUser
+	}
+	return users[0], nil
+}
+
+// UserBySID returns the user of a service that has the SID; ErrNoUser. It makes two
+// round trips.
+func (s *Store) UserBySID(ctx context.Context, service, sid string) (presence.User, error) {
+	p, ok := s.keys.OfSID(sid)
+	if !ok {
+		return presence.User{}, presence.ErrNoUser
+	}
+	identity, err := s.client.HGet(ctx, s.keys.SIDs(p, service), sid).Result()
+	if err == redis.Nil { //nolint:errorlint // the client returns it bare
+		return presence.User{}, presence.ErrNoUser
+	}
+	if err != nil {
+		return presence.User{}, unavailable("user by sid", err)
+	}
+	return s.User(ctx, presence.Key{Service: service, Identity: identity})
+}
+
+// ReadUsers returns the users in the order asked, in one pipelined round; a user
+// that does not exist has no SID.
+func (s *Store) ReadUsers(ctx context.Context, users []presence.Key) ([]presence.User, error) {
+	cmds := make([]*redis.MapStringStringCmd, len(users))
+	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, k := range users {
+			cmds[i] = pipe.HGetAll(ctx, s.keys.User(k))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, unavailable("read users", err)
+	}
+	list := make([]presence.User, len(users))
+	for i, c := range cmds {
+		list[i] = userOf(users[i], c.Val())
+	}
+	return list, nil
+}
+
+// ListUsers returns up to limit users of a service in creation order, from a cursor
+// of an earlier page or "" for the first; an unknown cursor is KindInvalid. It asks
+// every partition in one pipelined round and then reads the page in two more.
+func (s *Store) ListUsers(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.User], error) {
+	c, err := parseCursor(cursor)
+	if err != nil {
+		return presence.Page[presence.User]{}, err
+	}
+	sets := make([]string, s.keys.Partitions)
+	for p := range sets {
+		sets[p] = s.keys.Users(presence.Partition(p), service)
+	}
+	members, page, err := s.list(ctx, sets, c, limit)
+	if err != nil || len(members) == 0 {
+		return presence.Page[presence.User]{}, err
+	}
+	identities := make([]*redis.StringCmd, len(members))
+	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error { // each command has its own error
+		for i, m := range members {
+			p, _ := s.keys.OfSID(m[16:])
+			identities[i] = pipe.HGet(ctx, s.keys.SIDs(p, service), m[16:])
+		}
+		return nil
+	})
+	wanted := make([]presence.Key, 0, len(members))
+	for _, c := range identities {
+		switch c.Err() { //nolint:errorlint // the client returns it bare
+		case nil:
+			wanted = append(wanted, presence.Key{Service: service, Identity: c.Val()})
+		case redis.Nil: // deleted between the rounds
+		default:
+			return presence.Page[presence.User]{}, unavailable("list users", c.Err())
+		}
+	}
+	users, err := s.ReadUsers(ctx, wanted)
+	if err != nil {
+		return presence.Page[presence.User]{}, err
+	}
+	page2 := presence.Page[presence.User]{Next: page.Next, Prev: page.Prev}
+	for _, u := range users {
+		if u.SID != "" { // not deleted between the rounds
+			page2.Items = append(page2.Items, u)
+		}
+	}
+	return page2, nil
+}
+
+// A cursor names the member that a page begins after, or ends before. Members are
+// 16 digits of creation time in us and a SID.
+type listCursor struct {
+	before bool
+	member string
+}
+
+func (c listCursor) String() string {
+	dir := "a"
+	if c.before {
+		dir = "b"
+	}
+	return "PT" + base64.RawURLEncoding.EncodeToString([]byte(dir+c.member))
+}
+
+func parseCursor(cursor string) (listCursor, error) {
+	if cursor == "" {
+		return listCursor{}, nil
+	}
+	invalid := &presence.Error{Op: "unknown page token", Kind: presence.KindInvalid}
+	rest, ok := strings.CutPrefix(cursor, "PT")
+	if !ok || len(rest) > 100 {
+		return listCursor{}, invalid
+	}
+	b, err := base64.RawURLEncoding.DecodeString(rest)
+	if err != nil || len(b) != 1+16+34 || b[0] != 'a' && b[0] != 'b' {
+		return listCursor{}, invalid
+	}
+	return listCursor{before: b[0] == 'b', member: string(b[1:])}, nil
+}
+
+// list merges sorted sets of members into one page of at most limit, with the
+// cursors of its neighbours.
+func (s *Store) list(ctx context.Context, sets []string, c listCursor, limit int) ([]string, presence.Page[string], error) {
+	cmds := make([]*redis.StringSliceCmd, len(sets))
+	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, set := range sets {
+			by := &redis.ZRangeBy{Min: "-", Max: "+", Count: int64(limit) + 1}
+			switch {
+			case c.before:
+				by.Max = "(" + c.member
+				cmds[i] = pipe.ZRevRangeByLex(ctx, set, by)
+			case c.member != "":
+				by.Min = "(" + c.member
+				fallthrough
+			default:
+				cmds[i] = pipe.ZRangeByLex(ctx, set, by)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, presence.Page[string]{}, unavailable("list", err)
+	}
+	var members []string
+	for _, cmd := range cmds {
+		members = append(members, cmd.Val()...)
+	}
+	slices.Sort(members)
+	if c.before {
+		slices.Reverse(members)
+	}
+	more := len(members) > limit
+	members = members[:min(limit, len(members))]
+	if c.before {
+		slices.Reverse(members)
+	}
+	var page presence.Page[string]
+	if len(members) > 0 {
+		if more || c.before {
+			page.Next = listCursor{member: members[len(members)-1]}.String()
+		}
+		if !c.before && c.member != "" || c.before && more {
+			page.Prev = listCursor{before: true, member: members[0]}.String()
+		}
+	}
+	return members, page, nil
+}

@@ -1,0 +1,669 @@
+package presence
+
+import (
+	"container/heap"
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// TrackerOptions tunes a Tracker. Node is required; the rest of the zero value is
+// ready for use.
+type TrackerOptions struct {
+	Node NodeID
+	// Heartbeat is the time between two heartbeats of a partition. Default 3s; at
+	// most a third of the store's lease.
+	Heartbeat time.Duration
+	// Linger is the grace time of services that have none of their own. Default 10s.
+	Linger time.Duration
+	// Handover is how long users linger whose sessions this node gives up when it
+	// goes away: long enough for their clients to come back. Default 20s.
+	Handover time.Duration
+	// Renew is the time after which sessions are registered anew, and what the store
+	// has of them is compared. Default 5m, half of the online state's lifetime.
+	Renew time.Duration
+	// Ended is called for a session that was ended by an operator and must be closed.
+	// It may be called more than once for one session, and must not block.
+	Ended func(SessionID)
+	// Beat is called after each heartbeat of a partition with the state of its event
+	// counter. It must not block.
+	Beat func(p Partition, run string, seq uint64)
+}
+
+const (
+	// registerChunk bounds the sessions that one script registers, and so how long
+	// it keeps Redis from others: about 1.5 ms (measured, redis 7.0).
+	registerChunk = 100
+	// beatGroups is how many pipelines a round of heartbeats is spread over.
+	beatGroups = 32
+	// urgentWorkers bounds the partitions that are served out of turn at one time.
+	urgentWorkers = 8
+	// lingerSlack is how long after its due time a linger is settled: what falls due
+	// within it is settled together.
+	lingerSlack = 20 * time.Millisecond
+	// retryChunk bounds the ends of sessions that are told again in one script.
+	retryChunk = 100
+)
+
+// Tracker keeps the store's record of one node's sessions true: it registers and
+// ends them, renews the node's leases, reaps what other nodes left behind, settles
+// lingers, and registers its sessions anew when the store has lost them.
+//
+// While the store cannot be reached nobody is declared anything: sessions stay held,
+// ends are remembered and told when it is back.
+type Tracker struct {
+	store Store
+	dir   *Directory
+	opt   TrackerOptions
+	parts []part
+	stats trackerStats
+
+	urgent chan Partition // to be served out of turn
+
+	mu      sync.Mutex // guards the following
+	lingers dueHeap
+	wake    chan struct{} // told when lingers has a new first
+}
+
+// part is what the tracker knows of one partition.
+type part struct {
+	mu     sync.Mutex // guards the following
+	held   map[SessionID]held
+	owed   map[SessionID]Ended // ends that the store has not taken yet
+	ops    int64               // highest count of own operations seen
+	dirty  bool                // what the store has may differ from held
+	renew  time.Time           // when held is to be registered anew
+	queued bool                // is in urgent
+	// registering is closed when the registering anew that runs now is over. An end
+	// waits for it, lest it be overtaken and the session come back to life.
+	registering chan struct{}
+	serving     chan struct{} // lock: one heartbeat at a time
+}
+
+type held struct {
+	key Key
+	sid string // of the user
+}
+
+type trackerStats struct {
+	online, reasserted, offlineClean, offlineLinger, offlineLease, lingering atomic.Int64
+	beats, beatErrors, reaped, lost, stalls, registered                      atomic.Int64
+	sessions, owed                                                           atomic.Int64
+	lastBeat                                                                 atomic.Int64 // UnixNano
+}
+
+// TrackerStats counts what a Tracker did since it was made.
+type TrackerStats struct {
+	// Transitions that this node published, by kind and cause.
+	OnlineConnect, OnlineReassert, OfflineClean, OfflineLinger, OfflineLease int64
+	Lingering                                                                int64 // lingers begun
+	Beats, BeatErrors                                                        int64 // heartbeats of one partition
+	Reaped                                                                   int64 // sessions of lapsed nodes
+	Lost                                                                     int64 // partitions in which the store had lost this node
+	Stalls                                                                   int64 // heartbeats that found that nobody had beaten for long
+	Registered                                                               int64 // sessions registered anew
+	Sessions, Owed                                                           int64 // held now; ends not told yet
+	LastBeat                                                                 time.Time
+}
+
+// Stats returns the counters; it may be called at any time.
+func (t *Tracker) Stats() TrackerStats {
+	s := &t.stats
+	st := TrackerStats{
+		OnlineConnect: s.online.Load(), OnlineReassert: s.reasserted.Load(), OfflineClean: s.offlineClean.Load(),
+		OfflineLinger: s.offlineLinger.Load(), OfflineLease: s.offlineLease.Load(), Lingering: s.lingering.Load(),
+		Beats: s.beats.Load(), BeatErrors: s.beatErrors.Load(), Reaped: s.reaped.Load(), Lost: s.lost.Load(),
+		Stalls: s.stalls.Load(), Registered: s.registered.Load(), Sessions: s.sessions.Load(), Owed: s.owed.Load(),
+	}
+	if n := s.lastBeat.Load(); n != 0 {
+		st.LastBeat = time.Unix(0, n)
+	}
+	return st
+}
+
+// NewTracker returns a Tracker, which does nothing before Serve. It watches dir for
+// flips of the switch.
+func NewTracker(store Store, dir *Directory, opt TrackerOptions) *Tracker {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&opt.Heartbeat, 3*time.Second)
+	def(&opt.Linger, 10*time.Second)
+	def(&opt.Handover, 20*time.Second)
+	def(&opt.Renew, 5*time.Minute)
+	t := &Tracker{
+		store: store, dir: dir, opt: opt, parts: make([]part, store.Partitions()),
+		urgent: make(chan Partition, store.Partitions()), wake: make(chan struct{}, 1),
+	}
+	for i := range t.parts {
+		t.parts[i].serving = make(chan struct{}, 1)
+		t.parts[i].renew = t.nextRenew()
+	}
+	dir.Watch(t.serviceChanged)
+	return t
+}
+
+// Open records session s of user k and returns the user, created if it is new, once
+// the store has both: from then on the user is online, and stays so while this
+// node's lease is renewed. It fails with ErrNoService, ErrEnded if the session was
+// ended already, or KindUnavailable; the session is then not held. Open may be
+// called by any goroutine; calls for one session must not overlap.
+func (t *Tracker) Open(ctx context.Context, k Key, s SessionID) (User, error) {
+	q := t.store.Partition(k)
+	p := &t.parts[q]
+	// Held before the service is read: a flip of the switch either is in what is
+	// read here, or finds the session.
+	p.mu.Lock()
+	if p.held == nil {
+		p.held = map[SessionID]held{}
+	}
+	p.held[s] = held{key: k}
+	before := p.ops
+	p.mu.Unlock()
+	t.stats.sessions.Add(1)
+
+	service, err := t.dir.Service(ctx, k.Service)
+	if err != nil {
+		t.drop(p, s)
+		return User{}, err
+	}
+	r, u, err := t.store.Open(ctx, q, t.opt.Node, Held{Key: k, ID: s, Service: service})
+	if err != nil {
+		// It may have happened.
+		t.drop(p, s)
+		t.owe(p, Ended{Key: k, ID: s, Linger: service.LingerOr(t.opt.Linger), Service: service})
+		return User{}, err
+	}
+	t.saw(p, before, r.Ops)
+	switch r.Outcomes[0] {
+	case Refused:
+		t.drop(p, s)
+		return User{}, ErrEnded
+	case Changed:
+		t.stats.online.Add(1)
+	case Unchanged, Lingering:
+	}
+	p.mu.Lock()
+	if h, ok := p.held[s]; ok {
+		h.sid = u.SID
+		p.held[s] = h
+	}
+	p.mu.Unlock()
+	return u, nil
+}
+
+// Ensure returns user k, created if it is new, without making it online. It fails
+// as Open does.
+func (t *Tracker) Ensure(ctx context.Context, k Key) (User, error) {
+	service, err := t.dir.Service(ctx, k.Service)
+	if err != nil {
+		return User{}, err
+	}
+	return t.store.EnsureUser(ctx, k, service)
+}
+
+// Close records that session s of user k ended. It is idempotent, and does nothing
+// for a session that is not held. On an error the tracker itself tells the store
+// later.
+func (t *Tracker) Close(ctx context.Context, k Key, s SessionID, how End) error {
+	q := t.store.Partition(k)
+	p := &t.parts[q]
+	if !t.drop(p, s) {
+		return nil
+	}
+	service, _ := t.dir.Cached(k.Service)
+	if service.SID == "" { // deleted meanwhile
+		service.SID, service.Linger = k.Service, -1
+	}
+	e := Ended{Key: k, ID: s, Service: service}
+	switch how {
+	case EndClean:
+	case EndLost:
+		e.Linger = service.LingerOr(t.opt.Linger)
+	case EndDrain:
+		e.Linger = max(service.LingerOr(t.opt.Linger), t.opt.Handover)
+	}
+	if err := t.end(ctx, q, []Ended{e}); err != nil {
+		t.owe(p, e)
+		return err
+	}
+	return nil
+}
+
+// end tells the store of ends, after a registering anew that may hold them still.
+func (t *Tracker) end(ctx context.Context, q Partition, ends []Ended) error {
+	p := &t.parts[q]
+	p.mu.Lock()
+	registering, before := p.registering, p.ops
+	p.mu.Unlock()
+	if registering != nil {
+		select {
+		case <-registering:
+		case <-ctx.Done():
+			return &Error{Op: "end", Kind: KindUnavailable, Err: ctx.Err()}
+		}
+	}
+	r, err := t.store.End(ctx, q, t.opt.Node, ends)
+	if err != nil {
+		return err
+	}
+	t.saw(p, before, r.Ops)
+	for i, o := range r.Outcomes {
+		switch o {
+		case Changed:
+			t.stats.offlineClean.Add(1)
+		case Lingering:
+			t.stats.lingering.Add(1)
+			t.settleAt(time.Now().Add(ends[i].Linger+lingerSlack), q)
+		case Unchanged, Refused:
+		}
+	}
+	return nil
+}
+
+// drop forgets a held session; false if it was not held.
+func (t *Tracker) drop(p *part, s SessionID) bool {
+	p.mu.Lock()
+	_, ok := p.held[s]
+	delete(p.held, s)
+	p.mu.Unlock()
+	if ok {
+		t.stats.sessions.Add(-1)
+	}
+	return ok
+}
+
+// owe remembers an end that the store could not be told of.
+func (t *Tracker) owe(p *part, e Ended) {
+	p.mu.Lock()
+	if p.owed == nil {
+		p.owed = map[SessionID]Ended{}
+	}
+	p.owed[e.ID] = e
+	p.mu.Unlock()
+	t.stats.owed.Add(1)
+}
+
+// saw takes note of the store's count of this node's operations, of which before
+// was known when the operation was sent.
+func (t *Tracker) saw(p *part, before, ops int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if ops <= before {
+		t.lostLocked(p, ops)
+	}
+	p.ops = max(p.ops, ops)
+}
+
+// lostLocked: the store has reaped this node, or lost what it was told.
+func (t *Tracker) lostLocked(p *part, ops int64) {
+	t.stats.lost.Add(1)
+	p.ops = ops
+	p.dirty = true
+}
+
+// nextRenew spreads renewals, so that partitions which were registered together are
+// not renewed together.
+func (t *Tracker) nextRenew() time.Time {
+	half := t.opt.Renew / 2
+	return time.Now().Add(half + rand.N(half))
+}
+
+// serviceChanged has every partition with sessions of a service that was switched
+// on served out of turn, which registers them anew, under the new epoch.
+func (t *Tracker) serviceChanged(old, new Service, exists bool) {
+	if exists && new.Enabled && new.Epoch == old.Epoch {
+		return
+	}
+	var all []SessionID
+	for q := range t.parts {
+		p := &t.parts[q]
+		p.mu.Lock()
+		found := false
+		for s, h := range p.held {
+			if h.key.Service == old.SID {
+				found = true
+				if !exists {
+					all = append(all, s)
+				}
+			}
+		}
+		if found && exists && new.Enabled {
+			p.dirty = true
+		}
+		p.mu.Unlock()
+		if found && exists && new.Enabled {
+			t.serveSoon(Partition(q))
+		}
+	}
+	if t.opt.Ended != nil {
+		for _, s := range all {
+			t.opt.Ended(s)
+		}
+	}
+}
+
+func (t *Tracker) serveSoon(q Partition) {
+	p := &t.parts[q]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.queued {
+		p.queued = true
+		t.urgent <- q // has room for every partition
+	}
+}
+
+// Serve beats until ctx ends. Before the first round is over, users of nodes that
+// died while no node ran are still shown as they were.
+func (t *Tracker) Serve(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for range urgentWorkers {
+		wg.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case q := <-t.urgent:
+					p := &t.parts[q]
+					p.mu.Lock()
+					p.queued = false
+					p.mu.Unlock()
+					t.beat(ctx, []Partition{q}, true)
+				}
+			}
+		})
+	}
+	wg.Go(func() { t.settle(ctx) })
+
+	groups := make([][]Partition, min(beatGroups, len(t.parts)))
+	for q := range t.parts {
+		g := q % len(groups)
+		groups[g] = append(groups[g], Partition(q))
+	}
+	ticker := time.NewTicker(t.opt.Heartbeat / time.Duration(len(groups)))
+	defer ticker.Stop()
+	for i := 0; ; i++ {
+		group := groups[i%len(groups)]
+		wg.Go(func() { t.beat(ctx, group, false) })
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// beat sends the heartbeat of partitions and does what follows from the answers.
+// Partitions whose heartbeat is under way already are left out, or waited for.
+func (t *Tracker) beat(ctx context.Context, group []Partition, wait bool) {
+	ps := make([]Partition, 0, len(group))
+	before := make([]int64, 0, len(group))
+	for _, q := range group {
+		p := &t.parts[q]
+		select {
+		case p.serving <- struct{}{}:
+		default:
+			if !wait {
+				continue
+			}
+			select {
+			case p.serving <- struct{}{}:
+			case <-ctx.Done():
+				continue
+			}
+		}
+		defer func() { <-p.serving }()
+		p.mu.Lock()
+		ps, before = append(ps, q), append(before, p.ops)
+		p.mu.Unlock()
+	}
+	if len(ps) == 0 {
+		return
+	}
+	// Of the work that follows, as of the heartbeat itself, what takes longer than a
+	// heartbeat is left to the next.
+	ctx, cancel := context.WithTimeout(ctx, t.opt.Heartbeat)
+	defer cancel()
+	beats, errs := t.store.Beat(ctx, ps, t.opt.Node)
+	for i, q := range ps {
+		if errs[i] != nil {
+			t.stats.beatErrors.Add(1)
+			continue
+		}
+		t.beaten(ctx, q, before[i], beats[i])
+	}
+}
+
+func (t *Tracker) beaten(ctx context.Context, q Partition, before int64, b Beat) {
+	t.stats.beats.Add(1)
+	t.stats.lastBeat.Store(time.Now().UnixNano())
+	t.stats.reaped.Add(int64(b.Reaped))
+	t.stats.offlineLease.Add(int64(b.OfflineByLease))
+	t.stats.offlineLinger.Add(int64(b.OfflineByLinger))
+	if b.Stalled > 0 {
+		t.stats.stalls.Add(1)
+	}
+	if t.opt.Beat != nil {
+		t.opt.Beat(q, b.Run, b.Seq)
+	}
+	if t.opt.Ended != nil {
+		for _, s := range b.End {
+			t.opt.Ended(s)
+		}
+	}
+	if b.Due > 0 {
+		t.serveSoon(q)
+	}
+	p := &t.parts[q]
+	p.mu.Lock()
+	if b.Ops < before {
+		t.lostLocked(p, b.Ops)
+	}
+	anew := p.dirty || len(p.held) > 0 && !time.Now().Before(p.renew)
+	owed := make([]Ended, 0, min(len(p.owed), retryChunk))
+	for _, e := range p.owed {
+		if len(owed) == retryChunk {
+			break
+		}
+		owed = append(owed, e)
+	}
+	p.mu.Unlock()
+	if anew {
+		t.reconcile(ctx, q)
+	}
+	if len(owed) > 0 && t.end(ctx, q, owed) == nil {
+		p.mu.Lock()
+		for _, e := range owed {
+			delete(p.owed, e.ID)
+		}
+		more := len(p.owed) > 0
+		p.mu.Unlock()
+		t.stats.owed.Add(-int64(len(owed)))
+		if more {
+			t.serveSoon(q)
+		}
+	}
+}
+
+// reconcile makes the store hold just the sessions that are held here: it registers
+// all of them anew and ends those that are not. It runs only under serving.
+func (t *Tracker) reconcile(ctx context.Context, q Partition) {
+	p := &t.parts[q]
+	done := make(chan struct{})
+	p.mu.Lock()
+	p.dirty = false
+	p.registering = done
+	before := p.ops
+	list := make([]Held, 0, len(p.held))
+	for s, h := range p.held {
+		list = append(list, Held{Key: h.key, ID: s, UserSID: h.sid})
+	}
+	p.mu.Unlock()
+
+	err := t.register(ctx, q, before, list)
+	p.mu.Lock()
+	p.registering = nil
+	close(done)
+	p.mu.Unlock()
+	if err == nil {
+		err = t.endStrays(ctx, q)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		p.dirty = true
+		return
+	}
+	p.renew = t.nextRenew()
+}
+
+func (t *Tracker) register(ctx context.Context, q Partition, before int64, list []Held) error {
+	p := &t.parts[q]
+	known := list[:0]
+	for _, h := range list {
+		var err error
+		if h.Service, err = t.dir.Service(ctx, h.Key.Service); err == nil {
+			known = append(known, h)
+		} else if KindOf(err) != KindNotFound { // else it is ending
+			return err
+		}
+	}
+	for len(known) > 0 {
+		chunk := known[:min(registerChunk, len(known))]
+		known = known[len(chunk):]
+		r, err := t.store.Register(ctx, q, t.opt.Node, chunk)
+		if err != nil {
+			return err
+		}
+		t.saw(p, before, r.Ops)
+		before = r.Ops
+		t.stats.registered.Add(int64(len(chunk)))
+		for i, o := range r.Outcomes {
+			switch o {
+			case Changed:
+				t.stats.reasserted.Add(1)
+			case Refused:
+				if t.opt.Ended != nil {
+					t.opt.Ended(chunk[i].ID)
+				}
+			case Unchanged, Lingering:
+			}
+		}
+	}
+	return nil
+}
+
+// endStrays ends what the store has of this node but the node does not hold: a
+// session whose end was lost with the store's data, or whose opening came through
+// though it was reported as failed.
+func (t *Tracker) endStrays(ctx context.Context, q Partition) error {
+	p := &t.parts[q]
+	list, err := t.store.Sessions(ctx, q, t.opt.Node)
+	if err != nil {
+		return err
+	}
+	strays := list[:0]
+	p.mu.Lock()
+	for _, e := range list {
+		if _, ok := p.held[e.ID]; !ok {
+			e.Service, _ = t.dir.Cached(e.Key.Service)
+			e.Service.SID = e.Key.Service
+			e.Linger = t.opt.Linger
+			strays = append(strays, e)
+		}
+	}
+	p.mu.Unlock()
+	if len(strays) == 0 {
+		return nil
+	}
+	return t.end(ctx, q, strays)
+}
+
+// Leave gives up this node's leases. To be called last, after Serve has returned
+// and the sessions are closed; those that are not linger for the handover.
+func (t *Tracker) Leave(ctx context.Context) error {
+	for q := range t.parts {
+		p := &t.parts[q]
+		p.mu.Lock()
+		owed := make([]Ended, 0, len(p.owed))
+		for _, e := range p.owed {
+			owed = append(owed, e)
+		}
+		p.mu.Unlock()
+		if len(owed) > 0 {
+			if err := t.end(ctx, Partition(q), owed); err != nil {
+				return err
+			}
+		}
+	}
+	all := make([]Partition, len(t.parts))
+	for q := range all {
+		all[q] = Partition(q)
+	}
+	return t.store.Leave(ctx, all, t.opt.Node, t.opt.Handover)
+}
+
+// settleAt has a partition served at a time, to settle a linger.
+func (t *Tracker) settleAt(at time.Time, q Partition) {
+	t.mu.Lock()
+	heap.Push(&t.lingers, due{at, q})
+	first := t.lingers[0].at.Equal(at)
+	t.mu.Unlock()
+	if first {
+		select {
+		case t.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (t *Tracker) settle(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		next := time.Hour
+		t.mu.Lock()
+		for len(t.lingers) > 0 {
+			if wait := time.Until(t.lingers[0].at); wait > 0 {
+				next = wait
+				break
+			}
+			q := heap.Pop(&t.lingers).(due).q
+			t.mu.Unlock()
+			t.serveSoon(q)
+			t.mu.Lock()
+		}
+		t.mu.Unlock()
+		timer.Reset(next)
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-t.wake:
+		}
+	}
+}
+
+type due struct {
+	at time.Time
+	q  Partition
+}
+
+// dueHeap is a heap of due partitions, the first due on top.
+type dueHeap []due
+
+func (h dueHeap) Len() int           { return len(h) }
+func (h dueHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
+func (h dueHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *dueHeap) Push(x any)        { *h = append(*h, x.(due)) }
+func (h *dueHeap) Pop() any {
+	old := *h
+	x := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return x
+}

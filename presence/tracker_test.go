@@ -1,0 +1,320 @@
+package presence_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rollcall-presence/rollcall/presence"
+	"github.com/rollcall-presence/rollcall/presence/presencetest"
+)
+
+const service = "IS0123456789abcdef0123456789abcdef"
+
+var ada = presence.Key{Service: service, Identity: "ada"}
+
+func sid(n int) presence.SessionID {
+	return presence.SessionID(fmt.Sprintf("%0*d", presence.SessionIDLen, n))
+}
+
+// cluster is some nodes on one store, in a bubble.
+type cluster struct {
+	t     *testing.T
+	store *presencetest.Memory
+
+	mu    sync.Mutex     // guards the following
+	seen  []presence.Tri // published online states
+	ended []presence.SessionID
+}
+
+func newCluster(t *testing.T) *cluster {
+	c := &cluster{t: t, store: &presencetest.Memory{}}
+	c.store.Published = func(e presencetest.Transition) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.seen = append(c.seen, e.Online)
+	}
+	c.store.SetService(presence.Service{SID: service, Enabled: true, Linger: -1})
+	return c
+}
+
+// node starts a node; stop ends it as kill -9 does.
+func (c *cluster) node(n presence.NodeID) (tracker *presence.Tracker, stop func()) {
+	d := presence.NewDirectory(c.store, 3*time.Second)
+	tr := presence.NewTracker(c.store, d, presence.TrackerOptions{Node: n, Ended: func(s presence.SessionID) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.ended = append(c.ended, s)
+	}})
+	ctx, cancel := context.WithCancel(c.t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = d.Serve(ctx) })
+	wg.Go(func() { _ = tr.Serve(ctx) })
+	stop = func() { cancel(); wg.Wait() }
+	c.t.Cleanup(stop)
+	synctest.Wait()
+	return tr, stop
+}
+
+func (c *cluster) open(tr *presence.Tracker, k presence.Key, s int) {
+	c.t.Helper()
+	if _, err := tr.Open(c.t.Context(), k, sid(s)); err != nil {
+		c.t.Fatalf("Open(%v, %d) = %v", k, s, err)
+	}
+}
+
+func (c *cluster) close(tr *presence.Tracker, k presence.Key, s int, how presence.End) {
+	c.t.Helper()
+	if err := tr.Close(c.t.Context(), k, sid(s), how); err != nil {
+		c.t.Fatalf("Close(%v, %d) = %v", k, s, err)
+	}
+}
+
+func (c *cluster) wait(d time.Duration) { time.Sleep(d); synctest.Wait() }
+
+func (c *cluster) want(when string, want ...presence.Tri) {
+	c.t.Helper()
+	if got := c.published(); !slices.Equal(got, want) {
+		c.t.Errorf("%s: published %v; want %v", when, got, want)
+	}
+}
+
+// published returns what was published since the last call.
+func (c *cluster) published() []presence.Tri {
+	synctest.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	seen := c.seen
+	c.seen = nil
+	return seen
+}
+
+// endedSince returns the sessions to be ended since the last call.
+func (c *cluster) endedSince() []presence.SessionID {
+	synctest.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ended := c.ended
+	c.ended = nil
+	return ended
+}
+
+func bubble(t *testing.T, f func(t *testing.T, c *cluster)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { f(t, newCluster(t)) })
+}
+
+func TestCleanEndIsOfflineAtOnce(t *testing.T) {
+	bubble(t, func(_ *testing.T, c *cluster) {
+		n, _ := c.node("n1")
+		c.open(n, ada, 1)
+		c.want("open", presence.True)
+		c.close(n, ada, 1, presence.EndClean)
+		c.want("clean end", presence.False)
+	})
+}
+
+func TestLostSessionLingers(t *testing.T) {
+	bubble(t, func(_ *testing.T, c *cluster) {
+		n1, _ := c.node("n1")
+		n2, _ := c.node("n2")
+		c.open(n1, ada, 1)
+		c.want("open", presence.True)
+		c.close(n1, ada, 1, presence.EndLost)
+		c.wait(9 * time.Second)
+		c.open(n2, ada, 2)
+		c.wait(time.Minute)
+		c.want("back within linger, elsewhere")
+		c.close(n2, ada, 2, presence.EndLost)
+		c.wait(9900 * time.Millisecond)
+		c.want("just before linger is over")
+		c.wait(200 * time.Millisecond) // settled by the node that saw the end, not by the next heartbeat
+		c.want("linger over", presence.False)
+	})
+}
+
+func TestLingerOfTheService(t *testing.T) {
+	bubble(t, func(_ *testing.T, c *cluster) {
+		c.store.SetService(presence.Service{SID: service, Enabled: true, Linger: 0})
+		n, _ := c.node("n1")
+		c.open(n, ada, 1)
+		c.close(n, ada, 1, presence.EndLost)
+		c.want("no linger", presence.True, presence.False)
+		c.open(n, ada, 2)
+		c.close(n, ada, 2, presence.EndDrain)
+		c.wait(15 * time.Second)
+		c.want("handed over, whatever the service's linger", presence.True)
+		c.wait(10 * time.Second)
+		c.want("never came back", presence.False)
+	})
+}
+
+func TestKilledNodeIsReapedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n1, kill := c.node("n1")
+		n2, _ := c.node("n2")
+		_, _ = c.node("n3")
+		for i := range 5 {
+			c.open(n1, presence.Key{Service: service, Identity: fmt.Sprint(i)}, i)
+		}
+		c.open(n1, ada, 10)
+		c.open(n2, ada, 11) // she has another session elsewhere
+		c.published()
+		kill()
+		c.wait(9 * time.Second)
+		c.want("within the lease")
+		c.wait(4 * time.Second) // lease 10 s + sweep 3 s
+		c.want("reaped", slices.Repeat([]presence.Tri{presence.False}, 5)...)
+		if online, sessions := c.store.User(ada); online != presence.True || sessions != 1 {
+			t.Errorf("ada = %v with %d sessions; want online with 1", online, sessions)
+		}
+	})
+}
+
+func TestCutOffNodeRegistersAnew(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n1, _ := c.node("n1")
+		was, err := n1.Open(t.Context(), ada, sid(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.want("open", presence.True)
+		c.store.Lose()
+		c.wait(4 * time.Second)
+		c.want("registered anew after the data was lost", presence.True)
+		if s := n1.Stats(); s.Lost != 1 || s.OnlineReassert != 1 {
+			t.Errorf("stats = %+v; want one loss, one reassertion", s)
+		}
+		u, err := n1.Open(t.Context(), ada, sid(2))
+		if err != nil || u.SID != was.SID {
+			t.Errorf("SID after the loss = %q, %v; want %q", u.SID, err, was.SID)
+		}
+	})
+}
+
+func TestStoreAway(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n1, _ := c.node("n1")
+		_, _ = c.node("n2")
+		bob := presence.Key{Service: service, Identity: "bob"}
+		c.open(n1, ada, 1)
+		c.open(n1, bob, 2)
+		c.published()
+		c.store.SetAway(true)
+		if _, err := n1.Open(t.Context(), bob, sid(3)); presence.KindOf(err) != presence.KindUnavailable {
+			t.Errorf("Open with the store away = %v; want unavailable", err)
+		}
+		if err := n1.Close(t.Context(), bob, sid(2), presence.EndClean); err == nil {
+			t.Error("Close with the store away succeeded")
+		}
+		c.wait(30 * time.Second)
+		c.want("away")
+		c.store.SetAway(false)
+		c.wait(4 * time.Second)
+		c.want("back: the end is told, nobody else is declared gone", presence.False)
+		if s := n1.Stats(); s.Owed != 0 || s.Sessions != 1 {
+			t.Errorf("stats = %+v; want nothing owed, one session", s)
+		}
+	})
+}
+
+func TestSwitch(t *testing.T) {
+	bubble(t, func(_ *testing.T, c *cluster) {
+		c.store.SetService(presence.Service{SID: service, Linger: -1})
+		n, _ := c.node("n1")
+		c.open(n, ada, 1)
+		c.want("switch off: creation alone", presence.True)
+		c.store.SetService(presence.Service{SID: service, Enabled: true, Linger: -1})
+		c.wait(4 * time.Second)
+		c.want("switched on", presence.True)
+	})
+}
+
+func TestEndedByOperator(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n, _ := c.node("n1")
+		c.open(n, ada, 1)
+		c.store.Remove(ada)
+		c.wait(4 * time.Second)
+		if ended := c.endedSince(); !slices.Contains(ended, sid(1)) {
+			t.Errorf("ended = %v; want the deleted user's session", ended)
+		}
+		c.close(n, ada, 1, presence.EndClean)
+		c.open(n, ada, 2)
+		c.endedSince()
+		c.store.RemoveService(service)
+		c.wait(4 * time.Second)
+		if ended := c.endedSince(); !slices.Equal(ended, []presence.SessionID{sid(2)}) {
+			t.Errorf("ended = %v; want the deleted service's session", ended)
+		}
+		if _, err := n.Open(t.Context(), ada, sid(3)); !errors.Is(err, presence.ErrNoService) {
+			t.Errorf("Open in a deleted service = %v; want ErrNoService", err)
+		}
+	})
+}
+
+func TestLeaveHandsOver(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n1, stop := c.node("n1")
+		n2, _ := c.node("n2")
+		c.open(n1, ada, 1)
+		c.published()
+		stop()
+		if err := n1.Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.wait(15 * time.Second)
+		c.open(n2, ada, 2)
+		c.wait(time.Minute)
+		c.want("handed over")
+	})
+}
+
+// What the store has is compared, and renewed, without anything having happened.
+func TestRenewal(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n, _ := c.node("n1")
+		c.open(n, ada, 1)
+		if _, err := c.store.Register(t.Context(), 0, "n1", []presence.Held{{Key: ada, ID: sid(9), Service: presence.Service{SID: service, Enabled: true}}}); err != nil {
+			t.Fatal(err) // a session that nobody holds
+		}
+		c.store.Calls()
+		c.wait(6 * time.Minute)
+		if calls := c.store.Calls(); calls["Register"] == 0 || calls["Register"] > 3 {
+			t.Errorf("registered anew %d times in 6 minutes; want 1 to 3", calls["Register"])
+		}
+		if _, sessions := c.store.User(ada); sessions != 1 {
+			t.Errorf("sessions = %d; want the stray one ended", sessions)
+		}
+	})
+}
+
+func TestViewTable(t *testing.T) {
+	on := presence.Service{Enabled: true, Epoch: 2, Rev: 50}
+	off := presence.Service{Epoch: 2, Rev: 50}
+	for _, c := range []struct {
+		name        string
+		s           presence.Service
+		u           presence.User
+		online, not presence.Tri
+		rev         int64
+	}{
+		{"disabled", off, presence.User{SID: "US", Online: presence.True, Epoch: 2, Notifiable: presence.True, NotifiableEpoch: 2, Rev: 10}, presence.Null, presence.Null, 50},
+		{"never online", on, presence.User{SID: "US", Rev: 60}, presence.Null, presence.Null, 60},
+		{"online", on, presence.User{SID: "US", Online: presence.True, Epoch: 2, Rev: 60}, presence.True, presence.Null, 60},
+		{"online since before", on, presence.User{SID: "US", Online: presence.True, Epoch: 1}, presence.True, presence.Null, 50},
+		{"left", on, presence.User{SID: "US", Online: presence.False, Epoch: 2, Notifiable: presence.False, NotifiableEpoch: 2}, presence.False, presence.False, 50},
+		{"left in an older epoch", on, presence.User{SID: "US", Online: presence.False, Epoch: 1, Notifiable: presence.False, NotifiableEpoch: 1}, presence.Null, presence.Null, 50},
+		{"notifiable", on, presence.User{SID: "US", Notifiable: presence.True}, presence.Null, presence.True, 50},
+		{"no such user", on, presence.User{}, presence.Null, presence.Null, 0},
+	} {
+		if v := c.s.View(c.u); v.Online != c.online || v.Notifiable != c.not || v.Rev != c.rev {
+			t.Errorf("%s: View = %v, %v, %d; want %v, %v, %d", c.name, v.Online, v.Notifiable, v.Rev, c.online, c.not, c.rev)
+		}
+	}
+}
