@@ -1,0 +1,170 @@
+package gateway
+
+import (
+	"slices"
+	"strconv"
+)
+
+// CloseCode is the code of a WebSocket close frame, as the server sends it.
+type CloseCode uint16
+
+// The close codes. Those below 3000 are the WebSocket protocol's own. A client
+// reconnects after 3000 to 3499 and stays away after 3500 to 3999.
+const (
+	CloseBye           CloseCode = 1000
+	CloseGoingAway     CloseCode = 1001
+	CloseProtocol      CloseCode = 1002
+	CloseNotUTF8       CloseCode = 1007
+	CloseTooBig        CloseCode = 1009
+	CloseRestart       CloseCode = 1012
+	CloseInternal      CloseCode = 3000
+	CloseUnavailable   CloseCode = 3001
+	CloseTokenExpired  CloseCode = 3002
+	CloseSlow          CloseCode = 3003
+	CloseNoPong        CloseCode = 3004
+	CloseRateLimited   CloseCode = 3005
+	CloseBadToken      CloseCode = 3500
+	CloseBadRequest    CloseCode = 3501
+	CloseNoHello       CloseCode = 3502
+	CloseEnded         CloseCode = 3503
+	CloseTooMany       CloseCode = 3504
+	CloseSubscriptions CloseCode = 3505
+)
+
+// Reconnect tells what a client does after a close.
+type Reconnect string
+
+// The rules of reconnecting.
+const (
+	// ReconnectNever: the same would happen again; do not come back by yourself.
+	ReconnectNever Reconnect = "no"
+	// ReconnectBackoff: come back, with exponential backoff and jitter.
+	ReconnectBackoff Reconnect = "yes, with backoff"
+	// ReconnectHint: come back after the retry_after_ms that the reason carries.
+	ReconnectHint Reconnect = "yes, after `retry_after_ms`"
+)
+
+// Close is one row of the table of close codes.
+type Close struct {
+	Code      CloseCode
+	Name      string    // stable; the metric label's meaning
+	Reconnect Reconnect // what a client should do
+	Reason    string    // the close frame's reason; empty where it is the retry hint's JSON
+	Text      string    // when it happens
+}
+
+var closes = [...]Close{
+	{CloseBye, "bye", ReconnectNever, "bye", "The client said bye; its user goes offline at once if this was the last session."},
+	{CloseGoingAway, "going_away", ReconnectHint, "", "The node is stopping now."},
+	{CloseProtocol, "protocol_error", ReconnectNever, "WebSocket protocol error", "The peer broke the WebSocket protocol itself."},
+	{CloseNotUTF8, "not_utf8", ReconnectNever, "text frame is not valid UTF-8", "A text frame was not valid UTF-8."},
+	{CloseTooBig, "too_big", ReconnectNever, "frame is too big", "A message was longer than the limit (64 KiB by default)."},
+	{CloseRestart, "restart", ReconnectHint, "", "The node is draining before a restart; the session is handed over."},
+	{CloseInternal, "internal", ReconnectBackoff, "internal error", "The server failed; nothing was wrong with the request."},
+	{CloseUnavailable, "unavailable", ReconnectHint, "", "The store cannot be reached, so the session could not be opened."},
+	{CloseTokenExpired, "token_expired", ReconnectBackoff, "token expired", "The session's token expired and was not renewed. Come back with a new one."},
+	{CloseSlow, "slow", ReconnectBackoff, "too slow", "The client did not read: a write made no progress for too long, or too many answers waited."},
+	{CloseNoPong, "no_pong", ReconnectBackoff, "no pong", "Nothing was heard from the client after a ping."},
+	{CloseRateLimited, "rate_limited", ReconnectHint, "", "The client went on sending too many requests after it was told so."},
+	{CloseBadToken, "bad_token", ReconnectNever, "bad token", "The token in hello was refused. An `error` frame before the close says why."},
+	{CloseBadRequest, "bad_request", ReconnectNever, "bad request", "A frame was not a JSON object, was binary, or came at the wrong time."},
+	{CloseNoHello, "no_hello", ReconnectNever, "no hello in time", "No hello came in time (10 s by default)."},
+	{CloseEnded, "ended", ReconnectNever, "ended by the operator", "An operator ended the session: its user or service was deleted."},
+	{CloseTooMany, "too_many_connections", ReconnectNever, "too many connections", "The user has too many sessions on this node already."},
+	{CloseSubscriptions, "too_many_subscriptions", ReconnectNever, "too many subscriptions", "`known` in hello named more users than a session may subscribe to."},
+}
+
+// Closes is the table of close codes, by code.
+func Closes() []Close { return slices.Clone(closes[:]) }
+
+func closeOf(code CloseCode) *Close {
+	for i := range closes {
+		if closes[i].Code == code {
+			return &closes[i]
+		}
+	}
+	return nil
+}
+
+// ErrorCode numbers what an error frame tells. Numbers are never reused.
+type ErrorCode int
+
+// The error codes. The codes of refused tokens are those of package auth.
+const (
+	ErrorInternal          ErrorCode = 100
+	ErrorUnavailable       ErrorCode = 101
+	ErrorUnknownType       ErrorCode = 102
+	ErrorBadField          ErrorCode = 103
+	ErrorTooManyIdentities ErrorCode = 104
+	ErrorSubscriptions     ErrorCode = 105
+	ErrorIdentityEmpty     ErrorCode = 106
+	ErrorIdentityTooLong   ErrorCode = 107
+	ErrorIdentityEncoding  ErrorCode = 108
+	ErrorRateLimited       ErrorCode = 109
+	ErrorTokenIdentity     ErrorCode = 110
+	ErrorTokenService      ErrorCode = 111
+	ErrorNoService         ErrorCode = 112
+	ErrorTooManySessions   ErrorCode = 113
+	ErrorTokenInvalid      ErrorCode = 20101
+	ErrorTokenHeader       ErrorCode = 20102
+	ErrorTokenIssuer       ErrorCode = 20103
+	ErrorTokenExpired      ErrorCode = 20104
+	ErrorTokenNotYet       ErrorCode = 20105
+	ErrorTokenGrants       ErrorCode = 20106
+	ErrorTokenSignature    ErrorCode = 20107
+)
+
+// ErrorText is one row of the table of error codes.
+type ErrorText struct {
+	Code ErrorCode
+	Name string // stable; the metric label
+	Text string // the frame's message, always the same for the code
+}
+
+var errorTexts = [...]ErrorText{
+	{ErrorInternal, "internal", "Internal error"},
+	{ErrorUnavailable, "unavailable", "Temporarily unavailable; nothing was changed"},
+	{ErrorUnknownType, "unknown_type", "Unknown message type"},
+	{ErrorBadField, "bad_field", "A field is missing or of the wrong type"},
+	{ErrorTooManyIdentities, "too_many_identities", "Too many identities in one request"},
+	{ErrorSubscriptions, "too_many_subscriptions", "Too many subscriptions; none was added"},
+	{ErrorIdentityEmpty, "identity_empty", "An identity is empty"},
+	{ErrorIdentityTooLong, "identity_too_long", "An identity is longer than 256 bytes"},
+	{ErrorIdentityEncoding, "identity_encoding", "An identity is not valid Unicode"},
+	{ErrorRateLimited, "rate_limited", "Too many requests"},
+	{ErrorTokenIdentity, "token_identity", "The token is for another identity"},
+	{ErrorTokenService, "token_service", "The token is for another service"},
+	{ErrorNoService, "no_service", "The token's service does not exist"},
+	{ErrorTooManySessions, "too_many_sessions", "The user has too many sessions"},
+	{ErrorTokenInvalid, "token_invalid", "Invalid Access Token"},
+	{ErrorTokenHeader, "token_header", "Invalid Access Token header"},
+	{ErrorTokenIssuer, "token_issuer", "Invalid Access Token issuer/subject"},
+	{ErrorTokenExpired, "token_expired", "Access Token expired or expiration date invalid"},
+	{ErrorTokenNotYet, "token_not_yet_valid", "Access Token not yet valid"},
+	{ErrorTokenGrants, "token_grants", "Invalid Access Token grants"},
+	{ErrorTokenSignature, "token_signature", "Invalid Access Token signature"},
+}
+
+// ErrorTexts is the table of error codes, by code.
+func ErrorTexts() []ErrorText { return slices.Clone(errorTexts[:]) }
+
+// row is the code's row of the table, that of ErrorInternal for a code that is
+// in none, so that no number leaves without a text.
+func (c ErrorCode) row() *ErrorText {
+	for i := range errorTexts {
+		if errorTexts[i].Code == c {
+			return &errorTexts[i]
+		}
+	}
+	return &errorTexts[0]
+}
+
+// Text is the fixed message of the code.
+func (c ErrorCode) Text() string { return c.row().Text }
+
+// appendRetryAfter is the reason of a close whose rule is ReconnectHint.
+func appendRetryAfter(b []byte, ms int64) []byte {
+	b = append(b, `{"retry_after_ms":`...)
+	b = strconv.AppendInt(b, ms, 10)
+	return append(b, '}')
+}

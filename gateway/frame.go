@@ -1,0 +1,74 @@
+package gateway
+
+import "encoding/binary"
+
+// The opcodes of RFC 6455 that the server sends, with the FIN bit.
+const (
+	finText  = 0x81
+	finClose = 0x88
+	finPing  = 0x89
+	finPong  = 0x8a
+)
+
+// MaxFrameHeader is the most that a frame's header takes, in bytes.
+const MaxFrameHeader = 10
+
+// TextFrame completes a text frame whose payload was appended to buf from
+// MaxFrameHeader on: it writes the header in front of the payload and returns the
+// whole frame, ready for the socket. The result shares buf's memory.
+func TextFrame(buf []byte) []byte {
+	n := len(buf) - MaxFrameHeader
+	switch {
+	case n < 126:
+		buf = buf[MaxFrameHeader-2:]
+		buf[1] = byte(n)
+	case n < 1<<16:
+		buf = buf[MaxFrameHeader-4:]
+		buf[1] = 126
+		binary.BigEndian.PutUint16(buf[2:], uint16(n))
+	default:
+		buf[1] = 127
+		binary.BigEndian.PutUint64(buf[2:], uint64(n))
+	}
+	buf[0] = finText
+	return buf
+}
+
+// Payload is the payload of a frame that TextFrame made.
+func Payload(frame []byte) []byte {
+	switch frame[1] {
+	case 126:
+		return frame[4:]
+	case 127:
+		return frame[10:]
+	}
+	return frame[2:]
+}
+
+// appendControl appends a control frame; the payload is at most 125 bytes.
+func appendControl(dst []byte, op byte, payload []byte) []byte {
+	dst = append(dst, op, byte(len(payload)))
+	return append(dst, payload...)
+}
+
+// maxReason is the longest reason of a close frame, in bytes.
+const maxReason = 123
+
+func appendClose(dst []byte, code CloseCode, reason []byte) []byte {
+	dst = append(dst, finClose, byte(2+len(reason)))
+	dst = binary.BigEndian.AppendUint16(dst, uint16(code))
+	return append(dst, reason...)
+}
+
+// AppendTextHeader appends the header of a text frame with n bytes of payload.
+func AppendTextHeader(dst []byte, n int) []byte {
+	dst = append(dst, finText)
+	switch {
+	case n < 126:
+		return append(dst, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(dst, 126), uint16(n))
+	default:
+		return binary.BigEndian.AppendUint64(append(dst, 127), uint64(n))
+	}
+}

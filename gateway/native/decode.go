@@ -1,0 +1,94 @@
+package native
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"unicode/utf16"
+)
+
+// maxID is the longest id of a request, as JSON.
+const maxID = 64
+
+// request is any message of a client.
+type request struct {
+	Type       string           `json:"type"`
+	ID         json.RawMessage  `json:"id"` // echoed as it came; nil where there is none
+	Token      *string          `json:"token"`
+	Identities []string         `json:"identities"`
+	Known      map[string]int64 `json:"known"`
+	Invisible  bool             `json:"invisible"`
+	Batch      bool             `json:"batch"`
+
+	lone bool // a string has half of a surrogate pair, which is no character
+}
+
+// What decode refuses.
+var (
+	errMalformed = errors.New("not a JSON object")
+	errField     = errors.New("a field of the wrong type")
+)
+
+// decode reads one message, which must be valid UTF-8. Unknown fields are ignored.
+// With errField, the request holds what could be read, its id among it.
+func decode(data []byte) (r request, err error) {
+	data = bytes.TrimLeft(data, " \t\r\n")
+	if len(data) == 0 || data[0] != '{' {
+		return request{}, errMalformed
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		if _, ok := errors.AsType[*json.UnmarshalTypeError](err); !ok {
+			return request{}, errMalformed
+		}
+		r.ID, _ = checkID(r.ID)
+		return r, errField
+	}
+	ok := false
+	if r.ID, ok = checkID(r.ID); !ok {
+		return r, errField
+	}
+	r.lone = loneSurrogate(data)
+	return r, nil
+}
+
+// checkID is the id if it is a number or a string and not too long, nil if there is none.
+func checkID(id json.RawMessage) (_ json.RawMessage, ok bool) {
+	switch {
+	case len(id) == 0 || string(id) == "null":
+		return nil, true
+	case len(id) > maxID, id[0] != '"' && id[0] != '-' && (id[0] < '0' || id[0] > '9'):
+		return nil, false
+	}
+	return id, true
+}
+
+// loneSurrogate reports whether JSON text escapes half of a surrogate pair. The
+// decoder would make U+FFFD of any such, and so one identity of two.
+func loneSurrogate(data []byte) bool {
+	high := false // the characters before are an escaped high surrogate
+	for {
+		i := bytes.IndexByte(data, '\\')
+		if i < 0 || i+1 >= len(data) {
+			return high
+		}
+		if high && i > 0 {
+			return true
+		}
+		if data[i+1] != 'u' || i+6 > len(data) {
+			if high {
+				return true
+			}
+			data = data[i+2:]
+			continue
+		}
+		n, err := strconv.ParseUint(string(data[i+2:i+6]), 16, 16)
+		surrogate := err == nil && utf16.IsSurrogate(rune(n))
+		low := surrogate && n >= 0xdc00
+		if high != low {
+			return true
+		}
+		high = surrogate && !low
+		data = data[i+6:]
+	}
+}

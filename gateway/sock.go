@@ -1,0 +1,130 @@
+package gateway
+
+import (
+	"bufio"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// The sizes that make an idle session cheap. The WebSocket library reads headers
+// through its own buffer and payloads past it, so that one can be the smallest
+// there is; it writes nothing but control frames, each at most 127 bytes.
+const (
+	inSize        = 256
+	libraryReader = 16
+	libraryWriter = 128
+)
+
+// errIdle is how sock.Read gets the library to return between two frames.
+var errIdle = errors.New("nothing to read")
+
+// sock is the library's view of the connection. It reads ahead into a small buffer
+// so that the reader goroutine of an idle session waits on a shallow stack (half
+// the memory of waiting inside the library), and it turns the control frames that
+// the library writes into notes for the session's writer, so that the reader never
+// blocks on a write and all bytes leave from one goroutine.
+type sock struct {
+	net.Conn              // the socket; written by the session's writer only
+	lib      *bufio.Reader // the library's
+
+	// The following are owned by the reader.
+	off, end  uint16
+	boundary  bool // the library is between two frames and may be given errIdle
+	inMessage bool
+	in        [inSize]byte
+	early     []byte // what came with the HTTP request, nil once consumed
+
+	heard atomic.Bool // something was read; cleared when a ping is due
+
+	control func(frame []byte)
+}
+
+// fill waits until there is something to read. It returns the socket's error.
+func (c *sock) fill() error {
+	if c.off < c.end || len(c.early) > 0 {
+		return nil
+	}
+	n, err := c.Conn.Read(c.in[:])
+	c.off, c.end = 0, uint16(n)
+	if n > 0 {
+		c.heard.Store(true)
+		return nil
+	}
+	return err
+}
+
+// idle reports whether all that was read has been consumed.
+func (c *sock) idle() bool { return c.off == c.end && len(c.early) == 0 && c.lib.Buffered() == 0 }
+
+// pause lets the library return at the next frame's beginning. It is called by the
+// library's callbacks, after the whole of a control frame was read.
+func (c *sock) pause() { c.boundary = !c.inMessage && c.lib.Buffered() == 0 }
+
+// Read implements net.Conn for the library.
+func (c *sock) Read(p []byte) (n int, err error) {
+	switch {
+	case len(c.early) > 0:
+		n = copy(p, c.early)
+		if c.early = c.early[n:]; len(c.early) == 0 {
+			c.early = nil
+		}
+	case c.off < c.end:
+		n = copy(p, c.in[c.off:c.end])
+		c.off += uint16(n)
+	case c.boundary:
+		c.boundary = false
+		return 0, errIdle
+	default:
+		if n, err = c.Conn.Read(p); n > 0 {
+			c.heard.Store(true)
+		}
+	}
+	c.boundary = false
+	return n, err
+}
+
+// Write takes one control frame from the library. It never blocks or fails.
+func (c *sock) Write(p []byte) (int, error) {
+	c.control(p)
+	return len(p), nil
+}
+
+// Close is the library's wish; the session closes the socket when its writer is done.
+func (c *sock) Close() error { return nil }
+
+// abort closes the socket without waiting for anything.
+func (c *sock) abort() {
+	if t, ok := c.Conn.(*tls.Conn); ok {
+		_ = t.NetConn().Close() // tls.Conn.Close would wait for a stuck writer
+		return
+	}
+	_ = c.Conn.Close()
+}
+
+// past is a deadline that has passed.
+var past = time.Unix(1, 0)
+
+// hijack gives the library the session's sock and small buffers in place of the
+// HTTP server's.
+type hijack struct {
+	http.ResponseWriter
+	sock *sock
+}
+
+func (h hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, brw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if n := brw.Reader.Buffered(); n > 0 {
+		b, _ := brw.Reader.Peek(n)
+		h.sock.early = append([]byte(nil), b...)
+	}
+	h.sock.Conn = conn
+	h.sock.lib = bufio.NewReaderSize(h.sock, libraryReader)
+	return h.sock, bufio.NewReadWriter(h.sock.lib, bufio.NewWriterSize(h.sock, libraryWriter)), nil
+}

@@ -1,0 +1,90 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// upgrade makes a session of a request. It returns at once, and with it goes all
+// that the HTTP server held for the connection: an idle session keeps only what it
+// needs.
+func (s *Server) upgrade(ctx context.Context, p Protocol, w http.ResponseWriter, r *http.Request) {
+	switch {
+	case !originAllowed(r, s.opt.Origins):
+		s.shed(w, shedOrigin, 0)
+		return
+	case !offers(r, p.Name()):
+		s.shed(w, shedSubprotocol, 0)
+		return
+	}
+	c := &Session{srv: s, arrived: s.wheel.now(), address: s.opt.Proxies.Client(r)}
+	if reason, retry := s.begin(c); reason != "" {
+		s.shed(w, reason, retry)
+		return
+	}
+	c.writer = c.write
+	c.sock.control = c.control
+	ws, err := websocket.Accept(hijack{w, &c.sock}, r, &websocket.AcceptOptions{
+		Subprotocols:       []string{p.Name()},
+		InsecureSkipVerify: true, // originAllowed has looked
+		OnPingReceived:     c.pinged,
+		OnPongReceived:     c.ponged,
+	})
+	if err != nil {
+		s.metrics.shed[shedHandshake].Inc() // Accept has answered
+		s.forget(c)
+		return
+	}
+	ws.SetReadLimit(int64(s.opt.Limits.Frame))
+	c.ws = ws
+	c.handler = p.Open(c)
+	s.wheel.schedule(c, c.arrived+s.opt.Timers.Hello)
+	go c.serve(ctx) // joined through Server.live
+}
+
+// offers reports whether the client speaks the subprotocol, or did not say.
+func offers(r *http.Request, name string) bool {
+	offered := r.Header.Values("Sec-WebSocket-Protocol")
+	for _, v := range offered {
+		for offer := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(strings.TrimSpace(offer), name) {
+				return true
+			}
+		}
+	}
+	return len(offered) == 0
+}
+
+// refusal is how each shed reason looks from outside.
+var refusals = map[string]struct {
+	status, code int
+	message      string
+}{
+	shedConnections: {http.StatusServiceUnavailable, 20503, "Too many connections on this node"},
+	shedPending:     {http.StatusServiceUnavailable, 20503, "Too many connections that have not said hello"},
+	shedAddress:     {http.StatusServiceUnavailable, 20503, "Too many connections from this address that have not said hello"},
+	shedRate:        {http.StatusServiceUnavailable, 20503, "Too many new connections at once"},
+	shedDraining:    {http.StatusServiceUnavailable, 20503, "This node is about to stop"},
+	shedOrigin:      {http.StatusForbidden, 20403, "This origin may not connect"},
+	shedSubprotocol: {http.StatusBadRequest, 20400, "None of the offered WebSocket subprotocols is spoken here"},
+}
+
+// shed refuses a request, and says when to come back where that is of use.
+func (s *Server) shed(w http.ResponseWriter, reason string, retry time.Duration) {
+	s.metrics.shed[reason].Inc()
+	f := refusals[reason]
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Connection", "close")
+	if retry > 0 {
+		seconds := (retry + time.Second - 1) / time.Second
+		h.Set("Retry-After", strconv.Itoa(int(seconds)))
+	}
+	w.WriteHeader(f.status)
+	_, _ = w.Write([]byte(`{"code":` + strconv.Itoa(f.code) + `,"message":"` + f.message + `","status":` + strconv.Itoa(f.status) + "}\n"))
+}
