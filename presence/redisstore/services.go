@@ -38,13 +38,17 @@ func (s *Store) CreateService(ctx context.Context, v presence.Service) (presence
 }
 
 func (s *Store) writeService(ctx context.Context, mode string, v presence.Service) (presence.Service, error) {
-	linger := int64(-1)
-	if v.Linger >= 0 {
-		linger = ms(v.Linger)
-	}
 	return s.serviceReply(s.run(ctx, mode+" service", serviceWriteScript, presence.Services, mode, newSID("IS"),
-		"account", v.Account, "friendly_name", v.FriendlyName, "enabled", "0", "linger", linger,
+		"account", v.Account, "friendly_name", v.FriendlyName, "enabled", "0", "linger", lingerField(v.Linger),
 		"role_service", newSID("RL"), "role_conversation", newSID("RL"), "role_creator", newSID("RL")))
+}
+
+// lingerField is a linger in milliseconds, -1 for any negative one.
+func lingerField(d time.Duration) int64 {
+	if d < 0 {
+		return -1
+	}
+	return ms(d)
 }
 
 // UpdateService changes a service and returns it; ErrNoService. A flip of the
@@ -55,7 +59,7 @@ func (s *Store) UpdateService(ctx context.Context, sid string, u presence.Servic
 		args = append(args, "enabled", flag(*u.Enabled))
 	}
 	if u.Linger != nil {
-		args = append(args, "linger", strconv.FormatInt(max(-1, ms(*u.Linger)), 10))
+		args = append(args, "linger", lingerField(*u.Linger))
 	}
 	for _, f := range []struct {
 		name  string
