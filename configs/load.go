@@ -53,8 +53,10 @@ func Load(fs *flag.FlagSet, args, env []string) (Config, error) {
 			return nil
 		})
 	}
-	if err := fs.Parse(args); err != nil {
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return Config{}, err
+	} else if err != nil {
+		return Config{}, fmt.Errorf("%w; --help lists what there is", err)
 	}
 
 	var errs []error
