@@ -7,15 +7,15 @@ import (
 	"net/url"
 	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"go.uber.org/zap"
+
+	"github.com/rollcall-presence/rollcall/presence"
 )
 
 const (
 	tokenTTL      = time.Hour // the page renews in band long before
 	maxBody       = 4 << 10   // a service SID and an identity, percent-encoded
-	maxIdentity   = 256       // bytes
 	maxIdentities = 500       // in one question
 )
 
@@ -52,8 +52,17 @@ func (a api) endpoint(method string, serve http.HandlerFunc) http.Handler {
 }
 
 // settings tells what the page explains to its reader.
-func (a api) settings(w http.ResponseWriter, _ *http.Request) {
-	answer(w, http.StatusOK, map[string]int64{"linger_ms": a.o.Linger.Milliseconds()})
+func (a api) settings(w http.ResponseWriter, r *http.Request) {
+	service, ok := serviceOf(w, r)
+	if !ok {
+		return
+	}
+	linger, err := a.o.Linger(r.Context(), service)
+	if err != nil {
+		a.refuse(w, r, err)
+		return
+	}
+	answer(w, http.StatusOK, map[string]int64{"linger_ms": linger.Milliseconds()})
 }
 
 // token mints an access token: form ServiceSid, Identity.
@@ -68,34 +77,28 @@ func (a api) token(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	service, identity := r.PostForm.Get("ServiceSid"), r.PostForm.Get("Identity")
-	if !isServiceSID(service) {
+	if !presence.IsSID(service, "IS") {
 		fail(w, http.StatusBadRequest, codeInvalid, "ServiceSid is not a service SID (IS and 32 hexadecimal digits)")
 		return
 	}
-	if code, problem := checkIdentity(identity); problem != "" {
-		fail(w, http.StatusBadRequest, code, problem)
+	if !checkIdentity(w, identity) {
 		return
 	}
 	token, expires, err := a.o.Mint(service, identity, tokenTTL)
-	switch {
-	case errors.Is(err, ErrServiceNotFound):
-		fail(w, http.StatusNotFound, codeNotFound, "The service "+service+" was not found")
-	case err != nil:
-		a.o.Log.Error("console token not minted", zap.String("service", service), zap.Error(err))
-		fail(w, http.StatusInternalServerError, codeInternal, "The token could not be made; the server's log says why")
-	default:
-		answer(w, http.StatusOK, struct {
-			Token     string    `json:"token"`
-			ExpiresAt time.Time `json:"expires_at"`
-		}{token, expires.UTC().Truncate(time.Second)})
+	if err != nil {
+		a.refuse(w, r, err)
+		return
 	}
+	answer(w, http.StatusOK, struct {
+		Token     string    `json:"token"`
+		ExpiresAt time.Time `json:"expires_at"`
+	}{token, expires.UTC().Truncate(time.Second)})
 }
 
 // sessions counts live sessions: query Identity, repeated.
 func (a api) sessions(w http.ResponseWriter, r *http.Request) {
-	service := r.PathValue("service")
-	if !isServiceSID(service) {
-		fail(w, http.StatusNotFound, codeNotFound, "The service was not found")
+	service, ok := serviceOf(w, r)
+	if !ok {
 		return
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -110,52 +113,64 @@ func (a api) sessions(w http.ResponseWriter, r *http.Request) {
 	}
 	counts := make(map[string]int, len(identities))
 	for _, identity := range identities {
-		if code, problem := checkIdentity(identity); problem != "" {
-			fail(w, http.StatusBadRequest, code, problem)
+		if !checkIdentity(w, identity) {
 			return
 		}
 		counts[identity] = 0
 	}
 	found, err := a.o.Sessions(r.Context(), service, identities)
+	if err != nil {
+		a.refuse(w, r, err)
+		return
+	}
+	for identity := range counts { // only what was asked for
+		counts[identity] = found[identity]
+	}
+	answer(w, http.StatusOK, map[string]map[string]int{"sessions": counts})
+}
+
+// serviceOf is the service that the path names; else it has answered.
+func serviceOf(w http.ResponseWriter, r *http.Request) (service string, ok bool) {
+	service = r.PathValue("service")
+	if !presence.IsSID(service, "IS") {
+		fail(w, http.StatusNotFound, codeNotFound, "The service was not found")
+		return "", false
+	}
+	return service, true
+}
+
+// checkIdentity reports whether the identity may be used; else it has answered.
+func checkIdentity(w http.ResponseWriter, identity string) bool {
+	err := presence.CheckIdentity(identity)
+	if err == nil {
+		return true
+	}
+	code := codeInvalid
 	switch {
-	case errors.Is(err, ErrServiceNotFound):
-		fail(w, http.StatusNotFound, codeNotFound, "The service "+service+" was not found")
-	case err != nil:
-		if r.Context().Err() == nil { // a reader that left is not a fault
-			a.o.Log.Warn("console sessions not counted", zap.String("service", service), zap.Error(err))
-		}
+	case errors.Is(err, presence.ErrIdentityEmpty):
+		code = codeNoIdentity
+	case errors.Is(err, presence.ErrIdentityTooLong):
+		code = codeLongIdentity
+	}
+	fail(w, http.StatusBadRequest, code, "The "+err.Error())
+	return false
+}
+
+// refuse answers for what failed below, and logs what only an operator may know.
+func (a api) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	switch presence.KindOf(err) {
+	case presence.KindNotFound:
+		fail(w, http.StatusNotFound, codeNotFound, "The service was not found")
+		return
+	case presence.KindUnavailable:
 		w.Header().Set("Retry-After", "1")
-		fail(w, http.StatusServiceUnavailable, codeUnavailable, "Sessions cannot be counted right now")
+		fail(w, http.StatusServiceUnavailable, codeUnavailable, "The store cannot be reached right now")
 	default:
-		for identity := range counts { // only what was asked for
-			counts[identity] = found[identity]
-		}
-		answer(w, http.StatusOK, map[string]map[string]int{"sessions": counts})
+		fail(w, http.StatusInternalServerError, codeInternal, "Something went wrong; the server's log says what")
 	}
-}
-
-func checkIdentity(identity string) (code int, problem string) {
-	switch {
-	case identity == "":
-		return codeNoIdentity, "Identity is not given"
-	case len(identity) > maxIdentity:
-		return codeLongIdentity, "Identity is longer than " + strconv.Itoa(maxIdentity) + " bytes"
-	case !utf8.ValidString(identity):
-		return codeInvalid, "Identity is not valid UTF-8"
+	if r.Context().Err() == nil { // a reader that left is not a fault
+		a.o.Log.Warn("console request failed", zap.String("path", r.URL.Path), zap.Error(err))
 	}
-	return 0, ""
-}
-
-func isServiceSID(s string) bool {
-	if len(s) != 34 || s[:2] != "IS" {
-		return false
-	}
-	for _, c := range []byte(s[2:]) {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'f') && (c < 'A' || c > 'F') {
-			return false
-		}
-	}
-	return true
 }
 
 func notAllowed(w http.ResponseWriter, allow string) {

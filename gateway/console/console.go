@@ -10,38 +10,33 @@ package console
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"time"
 
 	"go.uber.org/zap"
 )
 
-// ErrServiceNotFound is what Options.Mint and Options.Sessions return, wrapped
-// or not, for a service that does not exist. It is answered with 404.
-var ErrServiceNotFound = errors.New("service not found")
-
-// Options is what the page needs from the rest of the gateway. Authenticate,
-// Mint and Sessions are required; all three are called concurrently.
+// Options is what the page needs from the rest of the gateway. All but Log are
+// required, and all are called concurrently. Errors are answered by their
+// presence.Kind (404, 503, else 500); their text is logged, never shown.
 type Options struct {
 	// Authenticate reports whether the request carries valid account
 	// credentials (HTTP Basic). It must not write an answer.
 	Authenticate func(r *http.Request) bool
 
 	// Mint makes an access token with which identity can open sessions in
-	// service for ttl. Its error is answered with 500 and logged, never shown.
+	// service for ttl.
 	Mint func(service, identity string, ttl time.Duration) (token string, expires time.Time, err error)
 
 	// Sessions counts the live sessions of each identity, on all nodes. An
 	// identity without one may be left out. It must end soon after ctx does.
-	// Its error is answered with 503 and logged, never shown.
 	Sessions func(ctx context.Context, service string, identities []string) (map[string]int, error)
 
-	// Linger is how long a user whose last session was lost is still shown
-	// online. The page only tells its reader; zero means at once.
-	Linger time.Duration
+	// Linger tells how long a user of service whose last session was lost is
+	// still shown online. The page only tells its reader.
+	Linger func(ctx context.Context, service string) (time.Duration, error)
 
-	// Log receives failures of Mint and Sessions. Nil discards them.
+	// Log receives failures. Nil discards them.
 	Log *zap.Logger
 }
 
@@ -50,8 +45,8 @@ type Options struct {
 // other origins, frames and injected scripts out, whatever an identity contains.
 // It panics when a required option is missing.
 func Handler(o Options) http.Handler {
-	if o.Authenticate == nil || o.Mint == nil || o.Sessions == nil {
-		panic("console: Authenticate, Mint and Sessions are required")
+	if o.Authenticate == nil || o.Mint == nil || o.Sessions == nil || o.Linger == nil {
+		panic("console: Authenticate, Mint, Sessions and Linger are required")
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
@@ -63,8 +58,8 @@ func Handler(o Options) http.Handler {
 	mux.HandleFunc("/console/{$}", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "../console", http.StatusPermanentRedirect)
 	})
-	mux.Handle("/console/api/settings", a.endpoint(http.MethodGet, a.settings))
 	mux.Handle("/console/api/token", a.endpoint(http.MethodPost, a.token))
+	mux.Handle("/console/api/services/{service}/settings", a.endpoint(http.MethodGet, a.settings))
 	mux.Handle("/console/api/services/{service}/sessions", a.endpoint(http.MethodGet, a.sessions))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, codeNotFound, "The requested resource was not found")

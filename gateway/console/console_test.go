@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -16,7 +17,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
 	"github.com/rollcall-presence/rollcall/gateway/console"
+	"github.com/rollcall-presence/rollcall/presence"
 )
 
 const (
@@ -47,7 +50,10 @@ func (b *backend) handler() http.Handler {
 			b.calls = append(b.calls, "sessions "+svc+" "+strings.Join(identities, ","))
 			return b.counts, b.err
 		},
-		Linger: 7500 * time.Millisecond,
+		Linger: func(_ context.Context, svc string) (time.Duration, error) {
+			b.calls = append(b.calls, "linger "+svc)
+			return 7500 * time.Millisecond, b.err
+		},
 	})
 }
 
@@ -204,7 +210,7 @@ func TestRouting(t *testing.T) {
 	problem(t, do(h, get("/console/missing.js")), 404, 20404)
 	problem(t, do(h, signed(get("/console/api/missing"))), 404, 20404)
 	for path, allow := range map[string]string{
-		"/console": "GET, HEAD", "/console/app.js": "GET, HEAD", "/console/api/settings": "GET",
+		"/console": "GET, HEAD", "/console/app.js": "GET, HEAD", "/console/api/services/" + service + "/settings": "GET",
 		"/console/api/services/" + service + "/sessions": "GET", "/console/api/token": "POST",
 	} {
 		res := do(h, signed(httptest.NewRequest(http.MethodPut, path, http.NoBody)))
@@ -221,7 +227,7 @@ func TestEndpointsNeedCredentials(t *testing.T) {
 	wrong := form("ServiceSid", service, "Identity", "ada")
 	wrong.SetBasicAuth("AC1", "wrong")
 	for _, r := range []*http.Request{
-		wrong, form("ServiceSid", service, "Identity", "ada"), get("/console/api/settings"),
+		wrong, form("ServiceSid", service, "Identity", "ada"), get("/console/api/services/" + service + "/settings"),
 		get("/console/api/services/" + service + "/sessions?Identity=ada"),
 	} {
 		res := do(h, r)
@@ -290,7 +296,7 @@ func TestSessions(t *testing.T) {
 	}
 }
 
-func TestSessionsRefused(t *testing.T) {
+func TestServiceEndpointsRefuse(t *testing.T) {
 	many := url.Values{}
 	for range 501 {
 		many.Add("Identity", "x")
@@ -299,6 +305,7 @@ func TestSessionsRefused(t *testing.T) {
 		target       string
 		status, code int
 	}{
+		"settings of no SID":  {"MG" + service[2:] + "/settings", 404, 20404},
 		"not a service SID":   {"MG" + service[2:] + "/sessions", 404, 20404},
 		"too many identities": {service + "/sessions?" + many.Encode(), 400, 20001},
 		"empty identity":      {service + "/sessions?Identity=", 400, 50204},
@@ -323,26 +330,33 @@ func TestFailuresBelow(t *testing.T) {
 	}
 	mint := func() *http.Request { return signed(form("ServiceSid", other, "Identity", "ada")) }
 
-	b.err = console.ErrServiceNotFound
-	problem(t, do(h, mint()), 404, 20404)
-	problem(t, do(h, sessions()), 404, 20404)
+	settings := func() *http.Request { return signed(get("/console/api/services/" + other + "/settings")) }
 
-	b.err = errors.New("dial redis-7.internal: refused")
-	problem(t, do(h, mint()), 500, 20500)
-	res := do(h, sessions())
-	if res.Header.Get("Retry-After") == "" {
-		t.Error("no Retry-After while sessions cannot be counted")
-	}
-	problem(t, res, 503, 20503)
-	for _, r := range []*http.Request{mint(), sessions()} {
-		if got := string(body(t, do(h, r))); strings.Contains(got, "redis") {
-			t.Errorf("the answer %s tells of the inside", got)
+	cause := errors.New("dial redis-7.internal: refused")
+	for _, tt := range []struct {
+		err          error
+		status, code int
+	}{
+		{fmt.Errorf("read it: %w", presence.ErrNoService), 404, 20404},
+		{&presence.Error{Op: "read", Kind: presence.KindUnavailable, Err: cause}, 503, 20503},
+		{cause, 500, 20500},
+	} {
+		b.err = tt.err
+		for _, ask := range []func() *http.Request{sessions, mint, settings} {
+			problem(t, do(h, ask()), tt.status, tt.code)
+			res := do(h, ask())
+			if got := string(body(t, res)); strings.Contains(got, "redis") {
+				t.Errorf("the answer %s tells of the inside", got)
+			}
+			if retry := res.Header.Get("Retry-After"); (retry != "") != (tt.status == 503) {
+				t.Errorf("Retry-After = %q with status %d; want it with 503 alone", retry, tt.status)
+			}
 		}
 	}
 }
 
 func TestSettings(t *testing.T) {
-	res := do(new(backend).handler(), signed(get("/console/api/settings")))
+	res := do(new(backend).handler(), signed(get("/console/api/services/"+service+"/settings")))
 	if got, want := string(body(t, res)), `{"linger_ms":7500}`+"\n"; res.StatusCode != 200 || got != want {
 		t.Errorf("answered %d %s; want 200 %s", res.StatusCode, got, want)
 	}

@@ -153,6 +153,58 @@ test('a service made on the page, and a user made over REST, appear', async () =
   assert.deepEqual(complaints, []);
 });
 
+test('a lost connection is announced, and resumed with what was seen', async (t) => {
+  const identity = 'radia';
+  const users = `/v1/Services/${t.service.sid}/Users`;
+  const { sid } = await rest('POST', users, { Identity: identity, FriendlyName: 'before' });
+  const wire = await tap();
+  await signIn(t.service);
+  await row(identity, { online: 'Unknown' });
+
+  await wire.cut(1012, '{"retry_after_ms":60000}');
+  await page.getByText(/Trying again in (60|59|58) s/).waitFor();
+  await rest('POST', `${users}/${sid}`, { FriendlyName: 'after' });
+  await page.getByRole('button', { name: 'Try now' }).click();
+  await connected();
+  await page.locator('#banner').waitFor({ state: 'hidden' });
+  await page.locator('#users').getByText('after').waitFor();
+  await page.locator('#feed').getByText('is now named after (caught up)').waitFor();
+  const hellos = wire.sent.filter(({ type }) => type === 'hello');
+  assert.deepEqual(hellos.map(({ invisible, known }) => [invisible, Object.keys(known ?? {})]), [[true, []], [true, [identity]]]);
+  assert.ok(hellos[1].known[identity] > 0);
+  assert.deepEqual(complaints, []);
+});
+
+test('a token is renewed in band, and a refusal is not tried again', async (t) => {
+  const wire = await tap();
+  await signIn(t.service);
+  const accepted = wire.answered('token_accepted');
+  wire.push({ type: 'token.expiring', expires_in_ms: 60_000 });
+  await accepted;
+  const { token } = wire.sent.find(({ type }) => type === 'token');
+  assert.equal(JSON.parse(atob(token.split('.')[1].replaceAll('-', '+').replaceAll('_', '/'))).grants.identity, 'rollcall-console');
+
+  await wire.cut(3503, 'ended by the operator');
+  await page.getByText('The gateway ended the session: ended by the operator (3503).').waitFor();
+  await page.getByRole('button', { name: 'Connect again' }).click();
+  await connected();
+  assert.equal(wire.sent.filter(({ type }) => type === 'hello').length, 2);
+  assert.deepEqual(complaints, []);
+});
+
+test('beyond what a session may follow, the page says so and follows what is filtered', async (t) => {
+  const made = Array.from({ length: 1030 }, (_, i) => `user-${String(i).padStart(4, '0')}`);
+  await inTurns(16, made, (identity) => rest('POST', `/v1/Services/${t.service.sid}/Users`, { Identity: identity }));
+  await signIn(t.service);
+  await page.getByText('This page follows 1,000 of 1,030 users').waitFor();
+  await page.waitForFunction(() => document.querySelectorAll('#users tbody tr').length === 1000);
+  assert.ok(!(await identities()).includes('user-1029'));
+  await page.getByLabel('Filter users').fill('user-102');
+  await row('user-1029', { online: 'Unknown' });
+  assert.deepEqual((await identities()), made.slice(1020));
+  assert.deepEqual(complaints, []);
+});
+
 // --- what the tests say
 
 async function signIn(service) {
@@ -164,6 +216,37 @@ async function signIn(service) {
 }
 
 const connected = () => page.locator('#connection[data-state=open]').waitFor();
+
+/**
+ * tap stands between the page and the gateway's socket: sent is what the page
+ * sent, push tells it something, answered waits for a message of the gateway,
+ * cut ends the connection.
+ */
+async function tap() {
+  const wire = { sent: [] };
+  const waiting = new Map();
+  await page.routeWebSocket('**/v1/connect', (client) => {
+    const server = client.connectToServer();
+    client.onMessage((text) => {
+      wire.sent.push(JSON.parse(text));
+      server.send(text);
+    });
+    server.onMessage((text) => {
+      client.send(text);
+      waiting.get(JSON.parse(text).type)?.();
+    });
+    wire.push = (message) => client.send(JSON.stringify(message));
+    wire.cut = async (code, reason) => {
+      await server.close({ code: 4000 });
+      await client.close({ code, reason });
+    };
+  });
+  wire.answered = (type) => new Promise((resolve, reject) => {
+    waiting.set(type, resolve);
+    setTimeout(() => reject(new Error(`no ${type} came`)), WAIT_MS).unref();
+  });
+  return wire;
+}
 
 const CELLS = { online: 'c-online', notifiable: 'c-notifiable', sessions: 'c-sessions' };
 
@@ -200,6 +283,14 @@ async function rest(method, path, form) {
   const body = await response.json();
   assert.ok(response.ok, `${method} ${path}: ${response.status} ${body.message}`);
   return body;
+}
+
+/** inTurns calls fn for each item, so many at a time. */
+async function inTurns(most, items, fn) {
+  const left = items.values();
+  await Promise.all(Array.from({ length: most }, async () => {
+    for (const item of left) await fn(item);
+  }));
 }
 
 const configuration = (service) => rest('GET', `/v1/Services/${service.sid}/Configuration`);

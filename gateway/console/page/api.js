@@ -31,7 +31,7 @@ export class Api {
   /** users reads one page; cursor is what the page before gave as next, or ''. */
   users(sid, cursor) { return this.#page(`v1/Services/${sid}/Users`, 'users', cursor); }
 
-  settings() { return this.#ask('GET', 'console/api/settings'); }
+  settings(sid) { return this.#ask('GET', `console/api/services/${sid}/settings`); }
   token(sid, identity) { return this.#ask('POST', 'console/api/token', { ServiceSid: sid, Identity: identity }); }
 
   async sessions(sid, identities) {

@@ -10,7 +10,6 @@ const DENIED = 'These credentials are not valid. Check the SID and its secret.';
 
 let api = null;
 let account = null;
-let settings = null;
 let live = null;
 
 // --- signing in
@@ -18,7 +17,6 @@ let live = null;
 async function signIn(user, secret) {
   const candidate = new Api(user, secret);
   const found = await candidate.account();
-  settings = await candidate.settings();
   api = candidate;
   account = found;
   sessionStorage.setItem(STORED, JSON.stringify({ user, secret }));
@@ -99,7 +97,7 @@ function choose(sid) {
   live?.stop();
   $('service').value = sid;
   history.replaceState(null, '', `#service=${sid}`);
-  live = new Live({ api, service: sid, lingerMs: settings.linger_ms, onDenied: () => signOut(DENIED) });
+  live = new Live({ api, service: sid, onDenied: () => signOut(DENIED) });
   drawConnect($('panel-connect'), { service: sid, account: account.account_sid });
 }
 

@@ -13,17 +13,16 @@ export class Demo {
   #users = new Map();
   #watch;
   #ui;
-  #linger;
+  #linger = 10_000; // ms, until the server told
   #clock;
   #stop = new AbortController();
   #queue = [];
   #opening = 0;
 
-  /** ui: {form, number, button, list, foot, closeAll, clear, counter, hint}; lingerMs: the server's linger. */
-  constructor({ watch, ui, lingerMs }) {
+  /** ui: {form, number, button, list, foot, closeAll, clear, counter, hint}. */
+  constructor({ watch, ui }) {
     this.#watch = watch;
     this.#ui = ui;
-    this.#linger = lingerMs;
     this.#hint = ui.hint.textContent;
     const { signal } = this.#stop;
     ui.form.addEventListener('submit', (event) => {
@@ -133,9 +132,11 @@ export class Demo {
     this.#draw(user);
   }
 
-  #drop(user) {
+  async #drop(user) {
     user.droppedAt = Date.now();
     user.session.drop();
+    this.#linger = await this.#watch.linger().catch(() => this.#linger);
+    if (!user.droppedAt) return; // that was quick
     this.#say(`${user.identity} dropped: shown online for up to ${seconds(this.#linger)}, in case it comes back.`);
   }
 

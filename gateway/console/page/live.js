@@ -21,7 +21,7 @@ export class Live {
   #onDenied;
 
   /** service: its SID; onDenied: called when the credentials are no longer taken. */
-  constructor({ api, service, lingerMs, onDenied }) {
+  constructor({ api, service, onDenied }) {
     this.#onDenied = onDenied;
     this.#table = new Table({ root: $('users'), source: () => this.#shown() });
     this.#plot = new Plot({ root: $('plot'), readout: $('plot-readout'), title: $('plot-title') });
@@ -37,7 +37,7 @@ export class Live {
         event: (event) => this.#event(event),
       },
     });
-    this.#demo = new Demo({ watch: this.#watch, lingerMs, ui: {
+    this.#demo = new Demo({ watch: this.#watch, ui: {
       form: $('demo-form'), number: $('demo-number'), button: $('demo-open'), list: $('demo-list'), foot: $('demo-foot'),
       closeAll: $('demo-close-all'), clear: $('demo-clear'), counter: $('demo-count'), hint: $('demo-hint') } });
     const { signal } = this.#stop;
@@ -210,8 +210,10 @@ export class Live {
       this.#feed.add({ time: event.time, title: 'Reachability', value: String(event.enabled), text: `turned ${event.enabled ? 'on' : 'off'}` });
       return;
     }
-    const { user, reasons, caughtUp } = event;
+    const { was, user, reasons, caughtUp } = event;
     const words = reasons.map((reason) => describe(reason, user));
+    if (user.sid === null && was.sid !== null) words.unshift('was deleted');
+    else if (user.sid !== null && was.sid === null && !words.length) words.push('was created');
     if (!words.length) return;
     this.#feed.add({ time: event.time, title: user.identity, rev: user.rev,
       value: reasons.includes('reachabilityOnline') ? String(user.online) : 'note',

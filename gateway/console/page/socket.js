@@ -9,6 +9,7 @@ const BASE_MS = 1000;
 const CAP_MS = 30_000;
 const ANSWER_MS = 10_000; // for a welcome, or the answer to a request
 const PONG_MS = 8000;
+const FINAL = new Set([1002, 1003, 1007, 1009]); // we broke the protocol, and would again; so from 3500 to 3999
 const MAX_IDENTITIES = 500; // in one request
 const MAX_BYTES = 48 << 10; // of identities in one request; frames end at 64 KiB
 
@@ -27,6 +28,7 @@ export class Session {
   #attempt = 0;
   #requests = new Map();
   #lastId = 0;
+  #complaint = ''; // an error of the server that answers no request
   #timers = new Map();
 
   /**
@@ -183,7 +185,10 @@ export class Session {
       case 'pong': clearTimeout(this.#timers.get('pong'));
     }
     const request = this.#requests.get(message.id);
-    if (!request) return;
+    if (!request) {
+      if (message.type === 'error') this.#complaint = message.message;
+      return;
+    }
     this.#requests.delete(message.id);
     clearTimeout(request.timer);
     if (message.type === 'error') request.reject(new Error(message.message));
@@ -239,12 +244,13 @@ export class Session {
     try {
       hint = JSON.parse(reason);
     } catch {
-      hint = {};
+      hint = null;
     }
-    const said = hint?.message || (reason.startsWith('{') ? '' : reason);
-    if (code >= 3500 && code < 4000) this.#detach({ name: 'closed', how: 'refused', code, reason: said || `The gateway ended the session (${code}).` });
-    else if (code === 1000) this.#detach({ name: 'closed', how: 'bye' });
-    else this.#retry(said || (code === 1006 ? 'The connection was lost.' : `The gateway closed the connection (${code}).`), Number(hint?.retry_after_ms) || 0);
+    const said = this.#complaint || (hint ? '' : reason);
+    this.#complaint = '';
+    if (code === 1000) this.#detach({ name: 'closed', how: 'bye' });
+    else if (FINAL.has(code) || (code >= 3500 && code < 4000)) this.#detach({ name: 'closed', how: 'refused', reason: `The gateway ended the session${said ? `: ${said}` : ''} (${code}).` });
+    else this.#retry(code === 1006 ? 'The connection was lost.' : `The gateway closed the connection${said ? `: ${said}` : ''} (${code}).`, Number(hint?.retry_after_ms) || 0);
   }
 
   #send(message) {

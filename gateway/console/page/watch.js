@@ -84,6 +84,9 @@ export class Watch {
   /** token gives an access token for a user of this service. */
   async token(identity) { return (await this.#api.token(this.#service, identity)).token; }
 
+  /** linger tells how long a lost user of this service is shown online, in ms. */
+  async linger() { return (await this.#api.settings(this.#service)).linger_ms; }
+
   /** pin follows an identity whatever the filter says, before others. */
   async pin(identity) {
     this.#pinned.add(identity);
