@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -60,18 +61,25 @@ type client struct {
 	hub     *fanout.Hub
 	wakes   chan struct{}
 
+	wanted map[string]bool // owned by who subscribes: what the session is subscribed to
+
 	mu      sync.Mutex // guards the following
-	answers map[string][]presence.Snapshot
+	answers map[string]reply
 	sent    int
 	seen    map[string]presence.Snapshot
 	log     []string
 	errs    []error
 }
 
+type reply struct {
+	list  []presence.Snapshot
+	known map[string]bool // was subscribed before, so that revisions must go on
+}
+
 func newClient(h *fanout.Hub, service string, maxBytes int) *client {
 	c := &client{
 		service: service, hub: h, wakes: make(chan struct{}, 1),
-		answers: map[string][]presence.Snapshot{}, seen: map[string]presence.Snapshot{},
+		wanted: map[string]bool{}, answers: map[string]reply{}, seen: map[string]presence.Snapshot{},
 	}
 	c.box.Init(service, maxBytes, func() {
 		select {
@@ -83,21 +91,29 @@ func newClient(h *fanout.Hub, service string, maxBytes int) *client {
 	return c
 }
 
-func (c *client) answer(list []presence.Snapshot) []byte {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.sent++
-	id := strconv.Itoa(c.sent)
-	c.answers[id] = slices.Clone(list)
-	return []byte(id)
-}
-
 func (c *client) subscribe(ctx context.Context, identities ...string) error {
-	return c.hub.Subscribe(ctx, &c.box, identities, c.answer)
+	known := maps.Clone(c.wanted)
+	err := c.hub.Subscribe(ctx, &c.box, identities, func(list []presence.Snapshot) []byte {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.sent++
+		id := strconv.Itoa(c.sent)
+		c.answers[id] = reply{slices.Clone(list), known}
+		return []byte(id)
+	})
+	if err == nil {
+		for _, identity := range identities {
+			c.wanted[identity] = true
+		}
+	}
+	return err
 }
 
 func (c *client) unsubscribe(identities ...string) {
 	c.hub.Unsubscribe(&c.box, identities)
+	for _, identity := range identities {
+		delete(c.wanted, identity)
+	}
 }
 
 // drain takes all that waits.
@@ -135,8 +151,9 @@ func (c *client) take(item fanout.Item) {
 		c.seen[v.Identity] = v
 		c.log = append(c.log, show(v))
 	case item.Frame != nil:
-		for _, v := range c.answers[string(item.Frame)] {
-			if last := c.seen[v.Identity]; v.Rev < last.Rev {
+		r := c.answers[string(item.Frame)]
+		for _, v := range r.list {
+			if last := c.seen[v.Identity]; r.known[v.Identity] && v.Rev < last.Rev {
 				c.errs = append(c.errs, fmt.Errorf("snapshot of %s has revision %d after %d", v.Identity, v.Rev, last.Rev))
 			}
 			c.seen[v.Identity] = v
@@ -241,11 +258,9 @@ func play(t *testing.T, script []step) error {
 	var asking sync.WaitGroup
 	clients := make([]*client, 3)
 	work := make([]chan func(), len(clients))
-	wanted := make([]map[string]bool, len(clients))
 	for i := range clients {
 		clients[i] = newClient(n.Hub, sid, 0)
 		work[i] = make(chan func(), len(script)+1)
-		wanted[i] = map[string]bool{}
 		asking.Go(func() {
 			for f := range work[i] {
 				f()
@@ -278,20 +293,15 @@ func play(t *testing.T, script []step) error {
 			n.flip(sid, s.on)
 		case opSubscribe:
 			ask := []string{k.Identity, identities[(s.user+i)%len(identities)]}
-			c, want := clients[s.client], wanted[s.client]
+			c := clients[s.client]
 			work[s.client] <- func() {
 				ctx, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 				defer cancel()
-				if c.subscribe(ctx, ask...) == nil {
-					want[ask[0]], want[ask[1]] = true, true
-				}
+				_ = c.subscribe(ctx, ask...)
 			}
 		case opUnsubscribe:
-			c, want := clients[s.client], wanted[s.client]
-			work[s.client] <- func() {
-				c.unsubscribe(k.Identity)
-				delete(want, k.Identity)
-			}
+			c := clients[s.client]
+			work[s.client] <- func() { c.unsubscribe(k.Identity) }
 		case opRead:
 			clients[s.client].drain()
 		case opBeat:
@@ -347,10 +357,10 @@ func play(t *testing.T, script []step) error {
 	for i, c := range clients {
 		c.drain()
 		errs = append(errs, c.errs...)
-		if got := c.box.Subscriptions(); got != len(wanted[i]) {
-			errs = append(errs, fmt.Errorf("client %d: Subscriptions() = %d; want %d", i, got, len(wanted[i])))
+		if got := c.box.Subscriptions(); got != len(c.wanted) {
+			errs = append(errs, fmt.Errorf("client %d: Subscriptions() = %d; want %d", i, got, len(c.wanted)))
 		}
-		for identity := range wanted[i] {
+		for identity := range c.wanted {
 			got, want := show(c.seen[identity]), show(w.Truth(presence.Key{Service: sid, Identity: identity}))
 			if got != want {
 				errs = append(errs, fmt.Errorf("client %d sees %s; want %s; it was sent %q", i, got, want, c.log))
