@@ -186,8 +186,8 @@ func (l *lines) next(t *testing.T, parts ...string) string {
 	return ""
 }
 
-// gateway serves each connection of the native protocol with the next of talks, after hello and welcome.
-func gateway(t *testing.T, talks ...func(*websocket.Conn)) (url string) {
+// fakeGateway serves each connection of the native protocol with the next of talks, after hello and welcome.
+func fakeGateway(t *testing.T, talks ...func(*websocket.Conn)) (url string) {
 	t.Helper()
 	next := make(chan func(*websocket.Conn), len(talks))
 	for _, talk := range talks {
@@ -257,7 +257,7 @@ func bye(t *testing.T, conn *websocket.Conn) {
 
 func TestWatch(t *testing.T) {
 	shown := make(chan struct{})
-	url := gateway(t, func(conn *websocket.Conn) {
+	url := fakeGateway(t, func(conn *websocket.Conn) {
 		tellOfTwo(t)(conn)
 		<-shown
 		send(t, conn, `{"type":"user.updated","update_reasons":["reachabilityOnline"],"user":{"identity":"alice","is_online":false,"rev":6}}`)
@@ -289,7 +289,7 @@ func TestWatch(t *testing.T) {
 }
 
 func TestWatchJSON(t *testing.T) {
-	url := gateway(t, func(conn *websocket.Conn) {
+	url := fakeGateway(t, func(conn *websocket.Conn) {
 		tellOfTwo(t)(conn)
 		send(t, conn, `{"type":"user.updated","update_reasons":["attributes"],"user":{"identity":"alice","rev":7,"attributes":"{}"}}`)
 		send(t, conn, `{"type":"service.updated","reachability_enabled":true}`)
@@ -332,7 +332,7 @@ func TestWatchJSON(t *testing.T) {
 }
 
 func TestWatchRefused(t *testing.T) {
-	url := gateway(t, func(conn *websocket.Conn) { conn.Close(3503, "ended by the operator") })
+	url := fakeGateway(t, func(conn *websocket.Conn) { conn.Close(3503, "ended by the operator") })
 	code, _, errOut := invoke(t, []string{"watch", "--service", service, "--url", url, "alice"})
 	if code != exitFailed || !strings.Contains(errOut, "ended by the operator (3503)") {
 		t.Errorf("watch exits with %d: %s; want 1 and the reason", code, errOut)

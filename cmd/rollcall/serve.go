@@ -1,0 +1,361 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/rollcall-presence/rollcall/auth"
+	"github.com/rollcall-presence/rollcall/configs"
+	"github.com/rollcall-presence/rollcall/fanout"
+	"github.com/rollcall-presence/rollcall/fanout/redisbus"
+	"github.com/rollcall-presence/rollcall/gateway"
+	"github.com/rollcall-presence/rollcall/gateway/console"
+	"github.com/rollcall-presence/rollcall/gateway/native"
+	"github.com/rollcall-presence/rollcall/gateway/rest"
+	"github.com/rollcall-presence/rollcall/presence"
+	"github.com/rollcall-presence/rollcall/presence/redisstore"
+)
+
+const (
+	// storeTimeout is how long one command to Redis may take.
+	storeTimeout = 2 * time.Second
+	// startTimeout is how long a node waits for Redis when it starts.
+	startTimeout = 15 * time.Second
+	// handover is how long users linger whose sessions a draining node closed: the
+	// longest retry hint (2 s) and time for a few attempts elsewhere.
+	handover = 20 * time.Second
+	// leaveTimeout bounds the last words to Redis after the drain.
+	leaveTimeout = 3 * time.Second
+)
+
+// serve runs a node until ctx ends, and then drains it. When it returns nothing of
+// it is left running.
+func serve(ctx context.Context, cfg configs.Config, stdout, stderr io.Writer) error {
+	log, err := newLogger(cfg, stderr)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Sync() }()
+
+	// A restarted process is another node: the sessions of its predecessor are not its own.
+	node := presence.NodeID(cfg.NodeID + "-" + strings.ToLower(rand.Text()[:8]))
+	log = log.With(zap.String("node", string(node)))
+
+	client, closeRedis, err := openRedis(cfg)
+	if err != nil {
+		return err
+	}
+	defer closeRedis()
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	client.AddHook(redisstore.NewLatency(registry))
+
+	store := redisstore.New(client, redisstore.Options{Prefix: cfg.KeyPrefix, Partitions: cfg.Partitions, Lease: cfg.LeaseTTL})
+	startCtx, cancel := context.WithTimeout(ctx, startTimeout)
+	err = store.Init(startCtx, cfg.AccountSID)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("the store at %s: %w", cfg.RedisURL, err)
+	}
+
+	n := newNode(node, cfg, client, store, registry, log)
+	server, err := gateway.New(n.gatewayOptions(cfg, registry, log))
+	if err != nil {
+		return err
+	}
+	n.server = server
+
+	public, admin, err := listen(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return n.run(ctx, cfg, public, admin, stdout, log)
+}
+
+// node is the parts of one node, wired.
+type node struct {
+	store   *redisstore.Store
+	dir     *presence.Directory
+	tracker *presence.Tracker
+	hub     *fanout.Hub
+	bus     *redisbus.Bus
+	server  *gateway.Server // set before anything runs
+	tokens  *auth.Verifier
+	basic   auth.Basic
+	key     auth.Key
+}
+
+func newNode(id presence.NodeID, cfg configs.Config, client redis.UniversalClient, store *redisstore.Store, reg prometheus.Registerer, log *zap.Logger) *node {
+	n := &node{
+		store: store,
+		key:   auth.Key{SID: cfg.APIKeySID, Secret: string(cfg.APIKeySecret), Account: cfg.AccountSID},
+	}
+	keys := auth.StaticKeys{cfg.APIKeySID: n.key}
+	n.tokens = auth.NewVerifier(keys)
+	n.basic = auth.Basic{Account: cfg.AccountSID, Token: string(cfg.AuthToken), Keys: keys}
+	n.dir = presence.NewDirectory(store, cfg.Heartbeat)
+	n.bus = redisbus.New(client, store.Keys(), id, redisbus.Options{Metrics: reg})
+	n.hub = fanout.NewHub(n.bus, store, n.dir, fanout.Options{MaxSubscriptions: cfg.MaxSubscriptions})
+	n.dir.Watch(n.hub.ServiceChanged)
+	n.tracker = presence.NewTracker(store, n.dir, presence.TrackerOptions{
+		Node: id, Heartbeat: cfg.Heartbeat, Linger: cfg.Linger, Handover: max(handover, cfg.Linger), Renew: store.OnlineTTL() / 2,
+		Ended: func(s presence.SessionID) { n.server.End(s) },
+		Beat:  n.hub.Beat,
+	})
+	reg.MustRegister(newCollector(n))
+	return n
+}
+
+// deliver hands what the bus brings to whom it concerns.
+type deliver struct{ *node }
+
+func (d deliver) Event(p presence.Partition, run string, seq uint64, e presence.Event) {
+	d.hub.Event(p, run, seq, e)
+}
+func (d deliver) ServiceEvent(_ string, _ uint64, sid string) { d.dir.Changed(sid) }
+func (d deliver) Resync(p presence.Partition) {
+	if p == presence.Services {
+		d.dir.Resync()
+		return
+	}
+	d.hub.Resync(p)
+}
+
+func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log *zap.Logger) gateway.Options {
+	proxies := gateway.Proxies(cfg.TrustedProxies)
+	origin := proxies.Origin
+	if cfg.PublicURL != "" {
+		origin = func(*http.Request) string { return strings.TrimSuffix(cfg.PublicURL, "/") }
+	}
+	page := console.Handler(console.Options{
+		Authenticate: func(r *http.Request) bool {
+			user, password, ok := r.BasicAuth()
+			_, good := n.basic.Check(user, password)
+			return ok && good
+		},
+		Mint: func(service, identity string, ttl time.Duration) (string, time.Time, error) {
+			now := time.Now()
+			token, err := auth.Mint(n.key, service, identity, now, ttl)
+			return token, now.Add(ttl), err
+		},
+		Sessions: n.countSessions,
+		Linger: func(ctx context.Context, service string) (time.Duration, error) {
+			s, err := n.dir.Service(ctx, service)
+			return s.LingerOr(cfg.Linger), err
+		},
+		Log: log,
+	})
+	return gateway.Options{
+		Presence: n.tracker, Services: n.dir, Hub: n.hub, Tokens: n.tokens,
+		Sockets: map[string]gateway.Protocol{"/v1/connect": native.Protocol{}},
+		Routes: map[string]http.Handler{
+			"/v1/":      rest.New(n.store, n.basic, rest.Options{Origin: origin, MaxAttributes: int(cfg.MaxAttributes), Log: log, Metrics: reg}),
+			"/console":  page,
+			"/console/": page,
+		},
+		Origins: cfg.AllowedOrigins, Proxies: proxies, TLSCert: cfg.TLSCert, TLSKey: cfg.TLSKey,
+		Limits: gateway.Limits{
+			Connections: cfg.MaxConnections, AcceptRate: int(cfg.AcceptRate), AcceptBurst: cfg.AcceptBurst,
+			Frame: int(cfg.MaxFrame), Identities: cfg.MaxIdentities, Subscriptions: cfg.MaxSubscriptions,
+			RequestRate: int(cfg.RequestRate), RequestBurst: cfg.RequestBurst, Mailbox: int(cfg.MailboxBytes),
+		},
+		Timers: gateway.Timers{
+			Hello: cfg.HelloTimeout, Ping: cfg.PingInterval, Pong: cfg.PongTimeout, Drain: cfg.DrainTimeout * 3 / 5,
+		},
+		Ready: map[string]func(context.Context) error{
+			"bus": func(context.Context) error {
+				if !n.bus.Healthy() {
+					return errors.New("its round-trip probe fails")
+				}
+				return nil
+			},
+			"heartbeat": func(context.Context) error {
+				if time.Since(n.tracker.Stats().LastBeat) > cfg.LeaseTTL {
+					return errors.New("none has been answered for a lease")
+				}
+				return nil
+			},
+		},
+		Metrics: reg, Log: log,
+	}
+}
+
+func (n *node) countSessions(ctx context.Context, service string, identities []string) (map[string]int, error) {
+	if _, err := n.dir.Service(ctx, service); err != nil {
+		return nil, err
+	}
+	users := make([]presence.Key, len(identities))
+	for i, identity := range identities {
+		users[i] = presence.Key{Service: service, Identity: identity}
+	}
+	counts, err := n.store.CountSessions(ctx, users)
+	if err != nil {
+		return nil, err
+	}
+	m := make(map[string]int, len(identities))
+	for i, identity := range identities {
+		m[identity] = counts[i]
+	}
+	return m, nil
+}
+
+// run serves until ctx ends and then leaves: sessions first, told to come back
+// elsewhere, then the lease, then Redis.
+func (n *node) run(ctx context.Context, cfg configs.Config, public, admin net.Listener, stdout io.Writer, log *zap.Logger) error {
+	// The parts outlive ctx, for the drain.
+	parts, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var wg sync.WaitGroup
+	for _, part := range []func(context.Context) error{
+		n.dir.Serve, n.hub.Serve, n.tracker.Serve,
+		func(ctx context.Context) error { return n.bus.Serve(ctx, deliver{n}) },
+	} {
+		wg.Go(func() {
+			if err := part(parts); err != nil {
+				log.Error("part of the node ended", zap.Error(err))
+			}
+		})
+	}
+
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	served := make(chan error, 1)
+	go func() { served <- n.server.Serve(serving, public, admin) }()
+	log.Info("serving", zap.String("addr", public.Addr().String()), zap.String("admin_addr", admin.Addr().String()), zap.Stringer("redis", cfg.RedisURL))
+	err := announce(cfg, public.Addr().String(), admin.Addr().String(), stdout)
+
+	if err == nil {
+		select {
+		case err = <-served:
+			served <- err
+		case <-ctx.Done():
+			log.Info("draining", zap.Int("sessions", n.server.Sessions()), zap.Duration("within", cfg.DrainTimeout))
+			drain, cancel := context.WithTimeout(parts, cfg.DrainTimeout)
+			n.server.Shutdown(drain)
+			cancel()
+		}
+	}
+	stopServing()
+	if e := <-served; err == nil {
+		err = e
+	}
+	stop()
+	wg.Wait()
+	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+	defer cancel()
+	if e := n.tracker.Leave(leave); e != nil {
+		log.Warn("the lease was not given up; it lapses by itself", zap.Error(e))
+	}
+	log.Info("stopped")
+	return err
+}
+
+func newLogger(cfg configs.Config, w io.Writer) (*zap.Logger, error) {
+	level, err := zapcore.ParseLevel(cfg.LogLevel)
+	if err != nil {
+		return nil, err
+	}
+	ec := zap.NewProductionEncoderConfig()
+	ec.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	ec.EncodeDuration = zapcore.StringDurationEncoder
+	encoder := zapcore.NewJSONEncoder(ec)
+	if cfg.LogFormat == "console" {
+		encoder = zapcore.NewConsoleEncoder(ec)
+	}
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)), nil
+}
+
+// openRedis makes the client, and the embedded server where the configuration says so.
+func openRedis(cfg configs.Config) (redis.UniversalClient, func(), error) {
+	if cfg.RedisURL != configs.Embedded {
+		opt, err := cfg.RedisURL.Options()
+		if err != nil {
+			return nil, nil, err
+		}
+		// Retrying is left to those who know whether it is safe.
+		opt.MaxRetries = -1
+		opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = storeTimeout, storeTimeout, storeTimeout
+		opt.ContextTimeoutEnabled = true
+		opt.DisableIdentity = true
+		client := redis.NewUniversalClient(opt)
+		return client, func() { _ = client.Close() }, nil
+	}
+	m := miniredis.NewMiniRedis()
+	m.ClockTTL(true)
+	if err := m.StartAddr("127.0.0.1:0"); err != nil {
+		return nil, nil, fmt.Errorf("embedded store: %w", err)
+	}
+	client := redis.NewClient(&redis.Options{
+		Addr: m.Addr(), Protocol: 2, DisableIdentity: true, MaxRetries: -1, ContextTimeoutEnabled: true,
+	})
+	return client, func() { _ = client.Close(); m.Close() }, nil
+}
+
+func listen(ctx context.Context, cfg configs.Config) (public, admin net.Listener, err error) {
+	var lc net.ListenConfig
+	if public, err = lc.Listen(ctx, "tcp", cfg.Addr); err != nil {
+		return nil, nil, fmt.Errorf("listen for clients on %s: %w (set ROLLCALL_ADDR to a free address)", cfg.Addr, err)
+	}
+	if admin, err = lc.Listen(ctx, "tcp", cfg.AdminAddr); err != nil {
+		_ = public.Close()
+		return nil, nil, fmt.Errorf("listen for operators on %s: %w (set ROLLCALL_ADMIN_ADDR to a free address)", cfg.AdminAddr, err)
+	}
+	return public, admin, nil
+}
+
+// announce says that the node is ready: to people, and to whoever waits for the file.
+func announce(cfg configs.Config, addr, admin string, stdout io.Writer) error {
+	scheme := "http"
+	if cfg.TLSCert != "" {
+		scheme = "https"
+	}
+	b := cfg.Bounds()
+	_, _ = fmt.Fprintf(stdout, "\n  Rollcall is up.\n\n    live page   %s://%s/console\n    operators   http://%s/metrics\n", scheme, addr, admin)
+	if cfg.Development() {
+		_, _ = fmt.Fprintf(stdout, "\n  Development credentials, known to everybody:\n\n    account SID     %s\n    auth token      %s\n    API key SID     %s\n    API key secret  %s\n",
+			configs.DevAccountSID, configs.DevAuthToken, configs.DevAPIKeySID, configs.DevAPIKeySecret)
+	}
+	if cfg.RedisURL == configs.Embedded {
+		_, _ = fmt.Fprint(stdout, "\n  The store is embedded: one node, and all is forgotten when it ends.\n")
+	}
+	_, _ = fmt.Fprintf(stdout, "\n  A user is shown offline at the latest: lost socket %v, silent peer %v, dead node %v.\n\n", b.AbnormalEnd, b.DeadPeer, b.NodeLoss)
+	if cfg.ReadyFile == "" {
+		return nil
+	}
+	data, err := json.Marshal(map[string]any{"addr": addr, "admin_addr": admin, "pid": os.Getpid()})
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(cfg.ReadyFile), ".ready-*")
+	if err != nil {
+		return fmt.Errorf("ready file: %w", err)
+	}
+	_, err = tmp.Write(data)
+	if err = errors.Join(err, tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), cfg.ReadyFile)
+	}
+	if err != nil {
+		_ = os.Remove(tmp.Name())
+		return fmt.Errorf("ready file: %w", err)
+	}
+	return nil
+}
