@@ -1,0 +1,377 @@
+package redisbus_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+
+	"github.com/rollcall-presence/rollcall/fanout"
+	"github.com/rollcall-presence/rollcall/fanout/fanouttest"
+	"github.com/rollcall-presence/rollcall/fanout/redisbus"
+	"github.com/rollcall-presence/rollcall/internal/keys"
+	"github.com/rollcall-presence/rollcall/internal/testkit"
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var names = keys.Keys{Prefix: "rc:", Partitions: 256}
+
+// message is an event as the store's scripts publish it.
+func message(t testing.TB, run string, seq uint64, e presence.Event) string {
+	t.Helper()
+	u := e.User
+	n := func(v int64) string { return strconv.FormatInt(v, 10) }
+	flag := map[presence.Tri]string{presence.True: "1", presence.False: "0"}
+	m := map[string]any{"r": run, "q": strconv.FormatUint(seq, 10), "s": u.Service, "i": u.Identity, "v": n(u.Rev), "m": int(e.Reasons)}
+	if e.Deleted {
+		m["d"] = 1
+	} else {
+		m["u"], m["e"], m["ne"], m["o"], m["n"] = u.SID, n(u.Epoch), n(u.NotifiableEpoch), flag[u.Online], flag[u.Notifiable]
+		if !u.LastOnline.IsZero() {
+			m["l"] = n(u.LastOnline.UnixMilli())
+		}
+		if u.FriendlyName != nil {
+			m["f"] = *u.FriendlyName
+		}
+		if u.Attributes != "" {
+			m["a"] = u.Attributes
+		}
+	}
+	if u.Identity == "" {
+		m = map[string]any{"r": run, "q": m["q"], "s": u.Service}
+	}
+	text, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func publish(c redis.UniversalClient) func(*testing.T, presence.Partition, string, uint64, presence.Event) {
+	return func(t *testing.T, p presence.Partition, run string, seq uint64, e presence.Event) {
+		if err := c.Publish(t.Context(), names.Channel(p), message(t, run, seq, e)).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// serve runs a bus until the test ends.
+func serve(t *testing.T, c redis.UniversalClient, h fanout.Handler, opt redisbus.Options) *redisbus.Bus {
+	b := redisbus.New(c, names, "node", opt)
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := b.Serve(ctx, h); err != nil {
+			t.Errorf("Serve = %v", err)
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return b
+}
+
+func TestMiniredis(t *testing.T) {
+	fanouttest.Run(t, func(t *testing.T, h fanout.Handler) fanouttest.Harness {
+		m, c := testkit.Mini(t)
+		return fanouttest.Harness{
+			Bus: serve(t, c, h, redisbus.Options{}), Publish: publish(c),
+			Cut: func(*testing.T) { m.Close() },
+			Mend: func(t *testing.T) {
+				if err := m.Restart(); err != nil {
+					t.Fatal(err)
+				}
+			},
+		}
+	})
+}
+
+func TestRedis(t *testing.T) {
+	s := testkit.Redis(t)
+	fanouttest.Run(t, func(t *testing.T, h fanout.Handler) fanouttest.Harness {
+		c := s.Client()
+		t.Cleanup(func() { _ = c.Close() })
+		p := newProxy(t, s.Addr)
+		through := redis.NewClient(&redis.Options{Addr: p.addr, MaxRetries: -1, DialTimeout: time.Second})
+		t.Cleanup(func() { _ = through.Close() })
+		return fanouttest.Harness{
+			Bus: serve(t, through, h, redisbus.Options{}), Publish: publish(c),
+			Cut: func(*testing.T) { p.refuse(true) }, Mend: func(*testing.T) { p.refuse(false) },
+		}
+	})
+}
+
+// CLIENT KILL ends connections without the bus's doing; each partition is resynced,
+// and nothing but what was published in between is missing.
+func TestKilledConnection(t *testing.T) {
+	s := testkit.Redis(t)
+	c := s.Client()
+	defer func() { _ = c.Close() }()
+	own := s.Client()
+	defer func() { _ = own.Close() }()
+	r := fanouttest.NewRecorder()
+	reg := prometheus.NewRegistry()
+	b := serve(t, own, r, redisbus.Options{Metrics: reg})
+	if err := b.Watch(t.Context(), 1, 2, 3); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		before := len(r.Resyncs())
+		if n := c.Do(t.Context(), "client", "kill", "type", "pubsub").Val(); n == int64(0) {
+			t.Fatal("no connection killed")
+		}
+		r.AwaitResyncs(t, before+4) // and the services
+	}
+	publish(c)(t, 2, "run", 9, presence.Event{User: presence.User{Key: presence.Key{Service: "IS0", Identity: "ann"}, Rev: 1}})
+	if got := r.Events(t, 1)[0].Seq; got != 9 {
+		t.Errorf("delivered seq %d; want 9", got)
+	}
+	for name, want := range map[string]float64{
+		"rollcall_bus_reconnects_total lost": 3, "rollcall_bus_reconnects_total silent": 0, "rollcall_partitions_watched": 3,
+	} {
+		if got, ok := gather(t, reg)[name]; got != want || !ok {
+			t.Errorf("%s = %v, %v; want %v", name, got, ok, want)
+		}
+	}
+}
+
+// gather returns counters and gauges by name and label values.
+func gather(t *testing.T, reg *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
+			}
+			values[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return values
+}
+
+// A connection that dies without a word is noticed by the probe, and made anew.
+func TestBlackHole(t *testing.T) {
+	s := testkit.Redis(t)
+	p := newProxy(t, s.Addr)
+	c := redis.NewClient(&redis.Options{Addr: p.addr, MaxRetries: -1, ReadTimeout: 100 * time.Millisecond})
+	defer func() { _ = c.Close() }()
+	r := fanouttest.NewRecorder()
+	b := serve(t, c, r, redisbus.Options{Probe: 50 * time.Millisecond})
+	if err := b.Watch(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "healthy", b.Healthy)
+	p.swallow() // what is connected; new connections work
+	r.AwaitResync(t, 1)
+	until(t, "healthy again", b.Healthy)
+
+	direct := s.Client()
+	defer func() { _ = direct.Close() }()
+	publish(direct)(t, 1, "run", 2, presence.Event{User: presence.User{Key: presence.Key{Service: "IS0", Identity: "ann"}, Rev: 1}})
+	r.Events(t, 1)
+
+	p.refuse(true)
+	until(t, "unhealthy while Redis is away", func() bool { return !b.Healthy() })
+	before := len(r.Resyncs())
+	p.refuse(false)
+	r.AwaitResyncs(t, before+2)
+	until(t, "healthy after it is back", b.Healthy)
+}
+
+// A restarted Redis is found again, and the partitions resynced.
+func TestRestart(t *testing.T) {
+	s := testkit.Redis(t)
+	c := s.Client()
+	defer func() { _ = c.Close() }()
+	r := fanouttest.NewRecorder()
+	b := serve(t, c, r, redisbus.Options{})
+	if err := b.Watch(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	s.Kill()
+	s.Start(t)
+	r.AwaitResync(t, 1)
+	publish(c)(t, 1, "run", 2, presence.Event{User: presence.User{Key: presence.Key{Service: "IS0", Identity: "ann"}, Rev: 1}})
+	r.Events(t, 1)
+}
+
+// A channel without listeners is given up, but not at once.
+func TestIdleChannel(t *testing.T) {
+	s := testkit.Redis(t)
+	c := s.Client()
+	defer func() { _ = c.Close() }()
+	b := serve(t, c, fanouttest.NewRecorder(), redisbus.Options{Idle: 20 * time.Millisecond})
+	if err := b.Watch(t.Context(), 1, 2); err != nil {
+		t.Fatal(err)
+	}
+	b.Unwatch(1)
+	subscribed := func(p presence.Partition) bool {
+		name := names.Channel(p)
+		return c.PubSubNumSub(t.Context(), name).Val()[name] > 0
+	}
+	if !subscribed(1) {
+		t.Error("the channel is given up at once")
+	}
+	until(t, "given up", func() bool { return !subscribed(1) })
+	if !subscribed(2) || !subscribed(presence.Services) {
+		t.Error("a channel with a listener is given up")
+	}
+	if err := b.Watch(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if !subscribed(1) {
+		t.Error("Watch returned before the channel was subscribed")
+	}
+}
+
+// Bytes that are no message are counted and change nothing.
+func TestMalformed(t *testing.T) {
+	_, c := testkit.Mini(t)
+	r := fanouttest.NewRecorder()
+	reg := prometheus.NewRegistry()
+	b := serve(t, c, r, redisbus.Options{Metrics: reg})
+	if err := b.Watch(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"", "{}", "[]", `{"r":"a","q":"1","s":"IS0"}`, `{"r":"a","q":"0","s":"IS0","i":"ann"}`} {
+		if err := c.Publish(t.Context(), names.Channel(1), bad).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(c)(t, 1, "run", 1, presence.Event{User: presence.User{Key: presence.Key{Service: "IS0", Identity: "ann"}, Rev: 1}})
+	if got := r.Events(t, 1); len(got) != 1 || got[0].Run != "run" {
+		t.Errorf("delivered %v; want the one good message", got)
+	}
+	if got := gather(t, reg)["rollcall_bus_malformed_total"]; got != 5 {
+		t.Errorf("rollcall_bus_malformed_total = %v; want 5", got)
+	}
+}
+
+// until waits for a state that nothing announces.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	timeout := time.NewTimer(20 * time.Second)
+	defer timeout.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-timeout.C:
+			t.Fatalf("not %s in 20 s", what)
+		}
+	}
+}
+
+// proxy is the network between a bus and Redis.
+type proxy struct {
+	addr, to string
+	wg       sync.WaitGroup
+
+	mu      sync.Mutex // guards the following
+	conns   map[net.Conn]bool
+	refuses bool
+	holes   map[net.Conn]bool // whose bytes are lost
+}
+
+func newProxy(t *testing.T, to string) *proxy {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{addr: l.Addr().String(), to: to, conns: map[net.Conn]bool{}, holes: map[net.Conn]bool{}}
+	p.wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			p.wg.Go(func() { p.carry(c) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		p.refuse(true)
+		p.wg.Wait()
+	})
+	return p
+}
+
+func (p *proxy) carry(c net.Conn) {
+	defer func() { _ = c.Close() }()
+	r, err := net.Dial("tcp", p.to)
+	if err != nil {
+		return
+	}
+	defer func() { _ = r.Close() }()
+	p.mu.Lock()
+	if p.refuses {
+		p.mu.Unlock()
+		return
+	}
+	p.conns[c], p.conns[r] = true, true
+	p.mu.Unlock()
+	var wg sync.WaitGroup
+	pipe := func(to, from net.Conn) {
+		_, _ = io.Copy(sink{p, to}, from)
+		_, _ = to.Close(), from.Close()
+	}
+	wg.Go(func() { pipe(c, r) })
+	pipe(r, c)
+	wg.Wait()
+	p.mu.Lock()
+	delete(p.conns, c)
+	delete(p.conns, r)
+	p.mu.Unlock()
+}
+
+// sink writes to a connection, unless it is a black hole.
+type sink struct {
+	*proxy
+	to net.Conn
+}
+
+func (s sink) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	lost := s.holes[s.to]
+	s.mu.Unlock()
+	if lost {
+		return len(b), nil
+	}
+	return s.to.Write(b)
+}
+
+// refuse ends all connections, and each new one while on.
+func (p *proxy) refuse(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refuses = on
+	if on {
+		for c := range p.conns {
+			_ = c.Close()
+		}
+	}
+}
+
+// swallow loses all bytes of the connections there are.
+func (p *proxy) swallow() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		p.holes[c] = true
+	}
+}
