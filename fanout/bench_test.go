@@ -99,9 +99,10 @@ func TestAllocations(t *testing.T) {
 		if first == 0 {
 			first = allocs
 		}
-		// The race detector makes pools forget now and then.
-		if allocs > first+1 {
-			t.Errorf("%d subscribers: %v allocations an event; want the %v of one subscriber", subs, allocs, first)
+		// A pool may forget its list (under the race detector it often does), which
+		// then grows again.
+		if allocs > first+20 {
+			t.Errorf("%d subscribers: %v allocations an event; want the %v of one subscriber, and a list's growth", subs, allocs, first)
 		}
 	}
 }
