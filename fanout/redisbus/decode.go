@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -111,7 +112,8 @@ func (m *message) set(name, value string) (ok bool) {
 		n, ok = number(value, 1)
 		m.event.Deleted = n == 1
 	case "f":
-		u.FriendlyName = &value
+		kept := value // value itself would be allocated for every field
+		u.FriendlyName = &kept
 	case "a":
 		u.Attributes = value
 	}
@@ -168,7 +170,8 @@ func (s *scanner) value() (string, bool) {
 	}
 	v := s.rest[:n]
 	s.rest = s.rest[n:]
-	return v, v != "" && v != "-"
+	digits := strings.TrimPrefix(v, "-")
+	return v, digits != "" && (digits[0] != '0' || digits == "0")
 }
 
 // text reads a string. Only one with escapes is copied.
