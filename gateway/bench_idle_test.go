@@ -248,22 +248,33 @@ func openIdle(addr, sid string, i int) error {
 		if _, err := c.Write(maskedText(m)); err != nil {
 			return err
 		}
-		if _, payload, err := nextFrame(r); err != nil || strings.HasPrefix(string(payload), `{"type":"error"`) {
+		if payload, err := nextText(c, r); err != nil || strings.HasPrefix(string(payload), `{"type":"error"`) {
 			return errors.Join(err, fmt.Errorf("answered %q", payload))
 		}
 	}
 	go func() {
 		for {
-			op, _, err := nextFrame(r)
-			if err != nil {
+			if _, err := nextText(c, r); err != nil {
 				return
-			}
-			if op == 0x89 {
-				_, _ = c.Write([]byte{0x8a, 0x80, 0, 0, 0, 0})
 			}
 		}
 	}()
 	return nil
+}
+
+// nextText is the payload of the next text frame. It answers pings.
+func nextText(c net.Conn, r *bufio.Reader) ([]byte, error) {
+	for {
+		op, payload, err := nextFrame(r)
+		if err != nil || op == 0x81 {
+			return payload, err
+		}
+		if op == 0x89 {
+			if _, err := c.Write([]byte{0x8a, 0x80, 0, 0, 0, 0}); err != nil {
+				return nil, err
+			}
+		}
+	}
 }
 
 // maskedText is a text frame of a client, under a mask of zeros.
