@@ -40,7 +40,8 @@ type store struct {
 	live     map[presence.SessionID]presence.Key
 	ends     []end
 	rev      int64
-	away     bool                 // answers as when Redis cannot be reached
+	away     bool // answers as when Redis cannot be reached
+	broken   bool // answers as nobody expects
 	seq      uint64
 	changed  func(seq uint64, e presence.Event) // told of each change, in order
 }
@@ -107,6 +108,10 @@ func (s *store) Open(_ context.Context, k presence.Key, id presence.SessionID) (
 	if s.away {
 		s.mu.Unlock()
 		return presence.User{}, errAway
+	}
+	if s.broken {
+		s.mu.Unlock()
+		return presence.User{}, errors.New("broken")
 	}
 	s.ensureLocked(k)
 	s.live[id] = k

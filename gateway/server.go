@@ -279,7 +279,9 @@ func (s *Server) Sessions() int {
 }
 
 // retryAfter is a hint when to come back: soon, but not everybody at once.
-func (s *Server) retryAfter() time.Duration { return 200*time.Millisecond + s.spread(1800*time.Millisecond) }
+func (s *Server) retryAfter() time.Duration {
+	return 200*time.Millisecond + s.spread(1800*time.Millisecond)
+}
 
 func (*Server) spread(d time.Duration) time.Duration { return time.Duration(mathrand.Int64N(int64(d))) }
 

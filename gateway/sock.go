@@ -28,7 +28,7 @@ var errIdle = errors.New("nothing to read")
 // the library writes into notes for the session's writer, so that the reader never
 // blocks on a write and all bytes leave from one goroutine.
 type sock struct {
-	net.Conn              // the socket; written by the session's writer only
+	net.Conn               // the socket; written by the session's writer only
 	lib      *bufio.Reader // the library's
 
 	// The following are owned by the reader.

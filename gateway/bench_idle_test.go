@@ -1,0 +1,303 @@
+package gateway_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/rollcall-presence/rollcall/auth"
+	"github.com/rollcall-presence/rollcall/fanout"
+	"github.com/rollcall-presence/rollcall/gateway"
+	"github.com/rollcall-presence/rollcall/gateway/native"
+	"github.com/rollcall-presence/rollcall/internal/testkit"
+	"github.com/rollcall-presence/rollcall/presence"
+	"github.com/rollcall-presence/rollcall/presence/redisstore"
+)
+
+// What an idle session with one subscription may cost.
+const (
+	idleBytes      = 12 << 10
+	idleGoroutines = 1
+)
+
+// idleClient names the variable that makes this test binary the client of
+// BenchmarkIdle: the server's address and the service, so that the memory of the
+// clients' ends is not counted.
+const idleClient = "ROLLCALL_IDLE_CLIENT"
+
+func TestMain(m *testing.M) {
+	if v := os.Getenv(idleClient); v != "" {
+		addr, sid, _ := strings.Cut(v, ",")
+		if err := serveIdleClients(addr, sid); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// BenchmarkIdle measures what an idle authenticated session with one subscription
+// costs a node: resident memory, goroutines, and the time to let one in. All of it
+// is real, on a redis-server; the clients are another process.
+func BenchmarkIdle(b *testing.B) {
+	const warm, sessions = 500, 10_000
+	srv, addr, sid := idleNode(b)
+	cmd := exec.CommandContext(b.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), idleClient+"="+addr+","+sid)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = stdin.Close(); _ = cmd.Wait() })
+	answers := bufio.NewScanner(stdout)
+	connect := func(n int) time.Duration {
+		begin := time.Now()
+		if _, err := fmt.Fprintln(stdin, n); err != nil {
+			b.Fatal(err)
+		}
+		if !answers.Scan() || answers.Text() != "connected" {
+			b.Fatalf("the client says %q", answers.Text())
+		}
+		return time.Since(begin)
+	}
+
+	connect(warm)
+	base, goroutines := resident(b), runtime.NumGoroutine()
+	took := connect(sessions)
+	peak := float64(statusKB(b, "VmRSS:")<<10-base) / sessions
+	rss := float64(resident(b)-base) / sessions
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	each := float64(runtime.NumGoroutine()-goroutines) / sessions
+	if got := srv.Sessions(); got != warm+sessions {
+		b.Fatalf("%d sessions; want %d", got, warm+sessions)
+	}
+
+	for b.Loop() { // everything was measured; the time says nothing
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(rss, "B/session")
+	b.ReportMetric(each, "goroutines/session")
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	_, _ = fmt.Fprintln(w, "\nsessions\tRSS B/session\tbefore GC\theap in use B\tstacks B\tgoroutines\thellos/s\t")
+	_, _ = fmt.Fprintf(w, "%d\t%.0f\t%.0f\t%d\t%d\t%.3f\t%.0f\t\n", sessions, rss, peak,
+		m.HeapInuse/(warm+sessions), m.StackInuse/(warm+sessions), each, sessions/took.Seconds())
+	_ = w.Flush()
+	if rss > idleBytes || each > idleGoroutines+0.01 {
+		b.Errorf("an idle session costs %.0f B and %.3f goroutines; want at most %d and %d", rss, each, idleBytes, idleGoroutines)
+	}
+}
+
+// idleNode is a node on a redis-server of its own.
+func idleNode(b *testing.B) (srv *gateway.Server, addr, sid string) {
+	b.Helper()
+	client := testkit.Redis(b).Client()
+	b.Cleanup(func() { _ = client.Close() })
+	redis := redisstore.New(client, redisstore.Options{})
+	if err := redis.Init(b.Context(), key.Account); err != nil {
+		b.Fatal(err)
+	}
+	made, err := redis.CreateService(b.Context(), presence.Service{Account: key.Account, FriendlyName: "idle"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	dir := presence.NewDirectory(redis, 3*time.Second)
+	hub := fanout.NewHub(direct{}, redis, dir, fanout.Options{})
+	dir.Watch(hub.ServiceChanged)
+	tracker := presence.NewTracker(redis, dir, presence.TrackerOptions{Node: "idle"})
+	srv, err = gateway.New(gateway.Options{
+		Presence: tracker, Services: dir, Hub: hub,
+		Tokens:  auth.NewVerifier(auth.StaticKeys{key.SID: key}),
+		Sockets: map[string]gateway.Protocol{"/v1/connect": native.Protocol{}},
+		Limits:  gateway.Limits{AcceptRate: 1_000_000, AcceptBurst: 1_000_000},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	l, err := (&net.ListenConfig{}).Listen(b.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for _, serve := range []func(context.Context) error{dir.Serve, hub.Serve, tracker.Serve} {
+		wg.Go(func() { _ = serve(ctx) })
+	}
+	wg.Go(func() { _ = srv.Serve(ctx, l, nil) })
+	b.Cleanup(func() { cancel(); wg.Wait() })
+	return srv, l.Addr().String(), made.SID
+}
+
+// resident is the process's resident memory after all that can be given back was.
+func resident(b *testing.B) int {
+	b.Helper()
+	for range 3 { // a collection halves a stack that is too large
+		runtime.GC()
+	}
+	debug.FreeOSMemory()
+	return statusKB(b, "VmRSS:") << 10
+}
+
+func statusKB(b *testing.B, field string) int {
+	b.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, field); ok {
+			kb, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			return kb
+		}
+	}
+	b.Fatalf("no %s in /proc/self/status", field)
+	return 0
+}
+
+// serveIdleClients opens as many sessions as each line of standard input says, and
+// keeps them until it ends.
+func serveIdleClients(addr, sid string) error {
+	opened := 0
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		n, err := strconv.Atoi(lines.Text())
+		if err != nil {
+			return err
+		}
+		var wg sync.WaitGroup
+		next := make(chan int)
+		errs := make(chan error, n)
+		for range 32 {
+			wg.Go(func() {
+				for i := range next {
+					if err := openIdle(addr, sid, i); err != nil {
+						errs <- err
+					}
+				}
+			})
+		}
+		for i := range n {
+			next <- opened + i
+		}
+		close(next)
+		wg.Wait()
+		opened += n
+		close(errs)
+		if err, failed := <-errs; failed {
+			return err
+		}
+		fmt.Println("connected")
+	}
+	return nil
+}
+
+// openIdle opens one session, which subscribes to another user and then only
+// answers pings.
+func openIdle(addr, sid string, i int) error {
+	token, err := auth.Mint(key, sid, "user-"+strconv.Itoa(i), time.Now(), time.Hour)
+	if err != nil {
+		return err
+	}
+	c, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", addr)
+	if err != nil {
+		return err
+	}
+	r := bufio.NewReader(c)
+	if _, err := io.WriteString(c, "GET /v1/connect HTTP/1.1\r\nHost: "+addr+"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: "+native.Name+"\r\n\r\n"); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		return err
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		return errors.New(resp.Status)
+	}
+	for _, m := range []string{
+		`{"type":"hello","token":"` + token + `"}`,
+		`{"type":"subscribe","id":1,"identities":["user-` + strconv.Itoa(i/2) + `"]}`,
+	} {
+		if _, err := c.Write(maskedText(m)); err != nil {
+			return err
+		}
+		if payload, err := nextText(c, r); err != nil || strings.HasPrefix(string(payload), `{"type":"error"`) {
+			return errors.Join(err, fmt.Errorf("answered %q", payload))
+		}
+	}
+	go func() {
+		for {
+			if _, err := nextText(c, r); err != nil {
+				return
+			}
+		}
+	}()
+	return nil
+}
+
+// nextText is the payload of the next text frame. It answers pings.
+func nextText(c net.Conn, r *bufio.Reader) ([]byte, error) {
+	for {
+		op, payload, err := nextFrame(r)
+		if err != nil || op == 0x81 {
+			return payload, err
+		}
+		if op == 0x89 {
+			if _, err := c.Write([]byte{0x8a, 0x80, 0, 0, 0, 0}); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// maskedText is a text frame of a client, under a mask of zeros.
+func maskedText(s string) []byte {
+	b := []byte{0x81, 0x80 | 126}
+	b = binary.BigEndian.AppendUint16(b, uint16(len(s)))
+	return append(append(b, 0, 0, 0, 0), s...)
+}
+
+// nextFrame reads a frame of the server.
+func nextFrame(r *bufio.Reader) (op byte, payload []byte, err error) {
+	var h [4]byte
+	if _, err := io.ReadFull(r, h[:2]); err != nil {
+		return 0, nil, err
+	}
+	n := int(h[1])
+	if n == 126 {
+		if _, err := io.ReadFull(r, h[2:]); err != nil {
+			return 0, nil, err
+		}
+		n = int(binary.BigEndian.Uint16(h[2:]))
+	}
+	payload = make([]byte, n)
+	_, err = io.ReadFull(r, payload)
+	return h[0], payload, err
+}

@@ -1,0 +1,4 @@
+package gateway
+
+// OriginAllowed is originAllowed.
+var OriginAllowed = originAllowed
