@@ -18,6 +18,7 @@ export class Demo {
   #stop = new AbortController();
   #queue = [];
   #opening = 0;
+  #hint;
 
   /** ui: {form, number, button, list, foot, closeAll, clear, counter, hint}. */
   constructor({ watch, ui }) {
@@ -35,7 +36,6 @@ export class Demo {
     this.#clock = setInterval(() => this.#tick(), 500);
     this.#summary();
   }
-  #hint;
 
   /** stop closes every demo user cleanly and clears the panel. */
   stop() {
@@ -62,10 +62,7 @@ export class Demo {
   /** changed tells what the table now shows of a user, so that a lingering one is seen to end. */
   changed(identity, shown) {
     const user = this.#users.get(identity);
-    if (user?.droppedAt && shown.online !== true) {
-      user.droppedAt = 0;
-      this.#draw(user);
-    }
+    if (user?.droppedAt && shown.online !== true) this.#settle(user);
   }
 
   #nextName() {
@@ -80,8 +77,11 @@ export class Demo {
     user.session = new Session({
       token: () => this.#watch.token(identity),
       on: {
-        state: () => this.#draw(user),
-        welcome: () => { user.droppedAt = 0; this.#draw(user); },
+        state: ({ name }) => {
+          if (name !== 'connecting') user.arrived?.();
+          this.#draw(user);
+        },
+        welcome: () => this.#settle(user),
       },
     });
     const act = (name, label, fn) => h('button', { type: 'button', class: 'button small', 'data-act': name, 'aria-label': `${label} ${identity}`, onclick: () => fn.call(this, user) }, label);
@@ -116,7 +116,10 @@ export class Demo {
       await this.#watch.pin(user.identity).catch(() => {});
       if (user.queued && !this.#stop.signal.aborted) {
         user.queued = false;
-        user.session.open();
+        await new Promise((resolve) => {
+          user.arrived = resolve;
+          user.session.open();
+        });
       }
     } finally {
       this.#opening--;
@@ -127,7 +130,6 @@ export class Demo {
 
   #close(user) {
     user.queued = false;
-    user.droppedAt = 0;
     user.session.bye();
     this.#draw(user);
   }
@@ -147,6 +149,7 @@ export class Demo {
     user.el.remove();
     this.#users.delete(user.identity);
     this.#watch.unpin(user.identity);
+    this.#calm();
     (focus?.querySelector('button:not([hidden])') ?? this.#ui.button).focus();
     this.#summary();
   }
@@ -159,13 +162,26 @@ export class Demo {
     for (const user of [...this.#users.values()]) if (!user.queued && user.session.state.name === 'closed') this.#remove(user);
   }
 
+  // settle ends a user's linger, however it ended.
+  #settle(user) {
+    const lingered = user.droppedAt;
+    user.droppedAt = 0;
+    this.#draw(user);
+    if (lingered) this.#calm();
+  }
+
+  #calm() {
+    if (![...this.#users.values()].some((user) => user.droppedAt)) this.#say(this.#hint);
+  }
+
   #say(text) { setText(this.#ui.hint, text); }
 
   #tick() {
     for (const user of this.#users.values()) {
       if (!user.droppedAt && user.session.state.name !== 'waiting') continue;
-      if (user.droppedAt && Date.now() - user.droppedAt > this.#linger + 5000) user.droppedAt = 0; // nobody told: reachability is off
-      this.#draw(user);
+      // With reachability off, nobody tells that the linger is over.
+      if (user.droppedAt && Date.now() - user.droppedAt > this.#linger + 5000) this.#settle(user);
+      else this.#draw(user);
     }
   }
 
@@ -177,9 +193,12 @@ export class Demo {
     user.el.dataset.state = user.queued ? 'connecting' : state.how ?? state.name;
     setText(user.text, text);
     user.text.title = state.reason ?? '';
+    const focused = user.el.contains(document.activeElement);
     user.buttons.close.hidden = closed;
     user.buttons.drop.hidden = state.name !== 'open';
     user.buttons.reopen.hidden = user.buttons.remove.hidden = !closed;
+    // A keyboard's place must not vanish with the button it pressed.
+    if (focused && document.activeElement.hidden) user.el.querySelector('button:not([hidden])').focus();
     this.#summary();
   }
 
@@ -201,6 +220,9 @@ export class Demo {
   #summary() {
     const all = [...this.#users.values()];
     const open = all.filter((user) => user.session.state.name === 'open').length;
+    const closed = all.filter((user) => user.session.state.name === 'closed' && !user.queued).length;
+    this.#ui.closeAll.disabled = closed === all.length;
+    this.#ui.clear.disabled = closed === 0;
     setText(this.#ui.counter, all.length ? `${open} of ${plural(all.length, 'user')} connected` : '');
     this.#ui.foot.hidden = all.length === 0;
     this.#ui.list.hidden = all.length === 0;

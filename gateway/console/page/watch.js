@@ -187,7 +187,7 @@ export class Watch {
     fill(() => true);
     const gone = [...this.#session.known.keys()].filter((identity) => !target.has(identity));
     if (gone.length) await this.#session.unfollow(gone);
-    for (const identity of gone) this.#on.change(identity);
+    for (const identity of gone) if (this.users.has(identity)) this.#on.change(identity);
     await this.#session.follow([...target]);
   }
 
