@@ -358,8 +358,6 @@ func (h *Hub) joinLocked(part *partition, ten *tenant, b *Mailbox, identity stri
 		return false, err
 	}
 	if s == nil {
-		// What waits of it from before comes after the new snapshot, if at all.
-		b.retreat(b.find(identity))
 		return false, nil
 	}
 	t.add(s)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -232,6 +233,48 @@ func TestServiceDeleted(t *testing.T) {
 		}
 		n.ServiceChanged(s, presence.Service{}, false)
 		expect(t, "deleted", c, "switch false", unknown)
+	})
+}
+
+// What comes in while a repair reads makes that read worthless, not the repair.
+func TestEventDuringRepair(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, c := listening(t)
+		n.world.Attributes(key("ann"), "1") // lost
+		var once atomic.Bool
+		n.world.Latency(func() {
+			if !once.Swap(true) {
+				n.publish(n.world.Online(key("ann"), false))
+			}
+		})
+		n.publish(n.world.Online(key("nan"), true))
+		synctest.Wait()
+		expect(t, "repaired", c, "ann online=false notifiable=null name=- attributes=1")
+	})
+}
+
+// Of two sessions that subscribe at once the one that read first learns what the
+// other read later.
+func TestSubscribeTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, fanout.Options{})
+		n.world.Name(key("ann"), "old")
+		first, second := newClient(n.Hub, sid, 0), newClient(n.Hub, sid, 0)
+		var once atomic.Bool
+		n.world.Latency(func() {
+			if once.Swap(true) {
+				return
+			}
+			late := n.world.Name(key("ann"), "new")
+			second.must(t, "ann")
+			n.publish(late)
+		})
+		first.must(t, "ann")
+		const want = "=ann online=null notifiable=null name=new attributes={}"
+		expect(t, "read first", first, want)
+		expect(t, "read later", second, want)
+		n.Detach(&first.box)
+		n.Detach(&second.box)
 	})
 }
 

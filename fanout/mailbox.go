@@ -292,16 +292,6 @@ func (b *Mailbox) take(s *subscription) *Update {
 	return u
 }
 
-// retreat moves what waits of a subscription behind everything else.
-func (b *Mailbox) retreat(s *subscription) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s.update != nil {
-		b.unlinkLocked(&s.node)
-		b.pushLocked(&s.node)
-	}
-}
-
 // detach empties the mailbox for good and returns the subscriptions it had.
 func (b *Mailbox) detach() []*subscription {
 	b.mu.Lock()

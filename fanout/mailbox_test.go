@@ -244,7 +244,7 @@ func TestAnswerKeepsItsPlace(t *testing.T) {
 		c := newClient(n.Hub, sid, 0)
 		n.publish(n.world.Online(key("ann"), true))
 		var asked atomic.Bool // later reads are repairs
-		n.world.Latency = func() {
+		n.world.Latency(func() {
 			if asked.Swap(true) {
 				return
 			}
@@ -256,7 +256,7 @@ func TestAnswerKeepsItsPlace(t *testing.T) {
 			if items := c.box.Next(nil); len(items) != 0 {
 				t.Errorf("Next() = %v before the answer is made; want nothing", items)
 			}
-		}
+		})
 		c.must(t, "ann")
 		<-c.wakes
 		items := c.box.Next(nil)

@@ -240,12 +240,12 @@ func play(t *testing.T, script []step) error {
 	w := fanouttest.NewWorld(2)
 	var mu sync.Mutex
 	latency := time.Duration(0)
-	w.Latency = func() {
+	w.Latency(func() {
 		mu.Lock()
 		d := latency
 		mu.Unlock()
 		time.Sleep(d)
-	}
+	})
 	w.Flip(sid, true)
 	n := newNode(w, fanout.Options{})
 	ctx, cancel := context.WithCancel(t.Context())

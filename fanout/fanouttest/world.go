@@ -18,9 +18,6 @@ import (
 type World struct {
 	// Parts is the number of partitions.
 	Parts int
-	// Latency is how long a read takes after the store has answered; nil for none.
-	// It is called without locks.
-	Latency func()
 
 	mu       sync.Mutex // guards the following
 	users    map[presence.Key]presence.User
@@ -30,6 +27,7 @@ type World struct {
 	sids     int
 	rev      int64 // highest given
 	down     error
+	latency  func()
 }
 
 type counter struct {
@@ -81,6 +79,14 @@ func (w *World) Backup() (restore func()) {
 	}
 }
 
+// Latency makes each read call f, without locks, after the store has answered and
+// before the reader has the answer.
+func (w *World) Latency(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.latency = f
+}
+
 // Down makes reads fail with err until it is nil.
 func (w *World) Down(err error) {
 	w.mu.Lock()
@@ -119,10 +125,10 @@ func (w *World) ReadUsers(ctx context.Context, keys []presence.Key) ([]presence.
 		users[i] = w.users[k]
 		users[i].Key = k
 	}
-	err := w.down
+	err, latency := w.down, w.latency
 	w.mu.Unlock()
-	if w.Latency != nil {
-		w.Latency()
+	if latency != nil {
+		latency()
 	}
 	if err == nil {
 		err = ctx.Err()
