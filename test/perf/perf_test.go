@@ -210,7 +210,7 @@ func BenchmarkIdle(b *testing.B) {
 				crowd(b, n, sid, sessions)
 				setup := n.metric(b, "process_cpu_seconds_total") - cpu
 				rate := float64(sessions) / time.Since(began).Seconds()
-				time.Sleep(5 * time.Second) // until what connecting left behind is done
+				time.Sleep(15 * time.Second) // until the runtime has given back what connecting took
 				b.ReportMetric((n.resident(b)-memory)/float64(sessions)/1024, "KiB/session")
 				b.ReportMetric((n.metric(b, "go_goroutines")-goroutines)/float64(sessions), "goroutines/session")
 				b.ReportMetric(setup/float64(sessions)*1e6, "us-cpu/connect")
