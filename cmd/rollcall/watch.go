@@ -21,7 +21,8 @@ import (
 
 func runWatch(ctx context.Context, in *invocation) error {
 	service := in.flags.String("service", "", "`SID` of the service that the users are in (IS...)")
-	as := in.flags.String("as", "rollcall-watch", "`name` to connect with; it is not shown as online")
+	as := in.flags.String("as", "rollcall-watch", "`name` to connect with; it is not shown as online, unless with --online")
+	online := in.flags.Bool("online", false, "be online while watching")
 	server := in.flags.String("url", "", "`address` of the gateway, like wss://presence.example.com (default: where the settings say it is)")
 	raw := in.flags.Bool("json", false, "print a JSON object a line")
 	cfg, err := in.load()
@@ -59,7 +60,7 @@ func runWatch(ctx context.Context, in *invocation) error {
 		s.width = max(s.width, len(printable(identity)))
 	}
 	c, err := client.Dial(ctx, target, client.Options{
-		Token: mint, Invisible: true, Batch: true,
+		Token: mint, Invisible: !*online, Batch: true,
 		OnEvent:   s.event,
 		OnConnect: func(w client.Welcome) { s.connected(target, w) },
 		OnDisconnect: func(err error, wait time.Duration) {
