@@ -137,6 +137,7 @@ export class Demo {
   async #drop(user) {
     user.droppedAt = Date.now();
     user.session.drop();
+    this.#watch.countSoon(user.identity);
     this.#linger = await this.#watch.linger().catch(() => this.#linger);
     if (!user.droppedAt) return; // that was quick
     this.#say(`${user.identity} dropped: shown online for up to ${seconds(this.#linger)}, in case it comes back.`);
