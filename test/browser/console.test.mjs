@@ -9,6 +9,7 @@ import { credentials, start } from './gateway.mjs';
 
 const ARTIFACTS = new URL('./artifacts/', import.meta.url).pathname;
 const WAIT_MS = 15_000;
+const authorization = { Authorization: `Basic ${btoa(`${credentials.account}:${credentials.authToken}`)}` };
 const SIZES = { wide: { width: 1440, height: 900 }, narrow: { width: 390, height: 844 } };
 
 let gateway, browser, context, page, complaints;
@@ -81,8 +82,10 @@ test('a newcomer sees users come and go', async (t) => {
   assert.deepEqual(await feed(), ['grace went offline', 'ada went offline', 'grace came online', 'ada came online', 'Reachability turned on']
     .sort(), 'the events, in whatever order the two connected');
 
-  // What the page shows of itself: nothing. Its own session is invisible.
+  // The page's own session is invisible: neither shown here nor online anywhere.
   assert.deepEqual(await identities(), ['ada', 'grace']);
+  const watcher = await fetch(`${gateway.url}/v1/Services/${t.service.sid}/Users/rollcall-console`, { headers: authorization });
+  assert.ok(watcher.status === 404 || (await watcher.json()).is_online === null);
 
   // One comes back.
   await page.getByRole('button', { name: 'Reopen grace' }).click();
@@ -277,7 +280,7 @@ async function screenshots(name) {
 async function rest(method, path, form) {
   const response = await fetch(gateway.url + path, {
     method,
-    headers: { Authorization: `Basic ${btoa(`${credentials.account}:${credentials.authToken}`)}` },
+    headers: authorization,
     body: form && new URLSearchParams(form),
   });
   const body = await response.json();

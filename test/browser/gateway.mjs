@@ -32,7 +32,7 @@ export async function start() {
       ROLLCALL_ADMIN_ADDR: '127.0.0.1:0',
       ROLLCALL_REDIS_URL: 'embedded',
       ROLLCALL_READY_FILE: readyFile,
-      ROLLCALL_LINGER: '2s', // long enough to be seen, short enough to wait for
+      ROLLCALL_LINGER: '5s', // long enough to be seen for sure, short enough to wait for
       ROLLCALL_DRAIN_TIMEOUT: '1s',
       ROLLCALL_ACCOUNT_SID: credentials.account,
       ROLLCALL_AUTH_TOKEN: credentials.authToken,

@@ -89,9 +89,11 @@ async function showServices(wanted) {
     else wanted = first;
   }
   $('service').replaceChildren(...services.map(({ sid, friendly_name }) =>
-    h('option', { value: sid, title: sid }, `${friendly_name || sid}${sid === first ? ' (default)' : ''}`)));
+    h('option', { value: sid, title: sid }, serviceName(friendly_name || sid, sid === first))));
   choose(wanted);
 }
+
+const serviceName = (name, isDefault) => (isDefault && !/default/i.test(name) ? `${name} (default)` : name);
 
 function choose(sid) {
   live?.stop();

@@ -33,6 +33,7 @@ export class Demo {
     ui.number.addEventListener('input', () => setText(ui.button, `Open ${ui.number.value || '…'}`), { signal });
     ui.closeAll.addEventListener('click', () => this.#closeAll(), { signal });
     ui.clear.addEventListener('click', () => this.#clear(), { signal });
+    this.#askLinger();
     this.#clock = setInterval(() => this.#tick(), 500);
     this.#summary();
   }
@@ -137,9 +138,15 @@ export class Demo {
   async #drop(user) {
     user.droppedAt = Date.now();
     user.session.drop();
-    this.#linger = await this.#watch.linger().catch(() => this.#linger);
+    this.#watch.countSoon(user.identity);
+    await this.#askLinger();
     if (!user.droppedAt) return; // that was quick
+    this.#draw(user);
     this.#say(`${user.identity} dropped: shown online for up to ${seconds(this.#linger)}, in case it comes back.`);
+  }
+
+  async #askLinger() {
+    this.#linger = await this.#watch.linger().catch(() => this.#linger);
   }
 
   #remove(user) {

@@ -195,6 +195,7 @@ export class Live {
     setText(pill, { open: 'Live', connecting: 'Connecting', waiting: 'Reconnecting', closed: 'Disconnected' }[name]);
     const lost = name === 'waiting' || name === 'closed';
     $('banner').hidden = !lost;
+    $('panel-live').classList.toggle('stale', lost);
     if (!lost) return;
     // Spoken once a change, not with each second of the countdown.
     $('banner').ariaLive = retryAt && $('banner').dataset.reason === reason ? 'off' : 'polite';

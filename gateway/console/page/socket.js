@@ -9,6 +9,7 @@ const BASE_MS = 1000;
 const CAP_MS = 30_000;
 const ANSWER_MS = 10_000; // for a welcome, or the answer to a request
 const PONG_MS = 8000;
+const LOST = { 1001: 'The gateway is going away.', 1006: 'The connection was lost.', 1012: 'The gateway is restarting.' };
 const FINAL = new Set([1002, 1003, 1007, 1009]); // we broke the protocol, and would again; so from 3500 to 3999
 const MAX_IDENTITIES = 500; // in one request
 const MAX_BYTES = 48 << 10; // of identities in one request; frames end at 64 KiB
@@ -250,7 +251,7 @@ export class Session {
     this.#complaint = '';
     if (code === 1000) this.#detach({ name: 'closed', how: 'bye' });
     else if (FINAL.has(code) || (code >= 3500 && code < 4000)) this.#detach({ name: 'closed', how: 'refused', reason: `The gateway ended the session${said ? `: ${said}` : ''} (${code}).` });
-    else this.#retry(code === 1006 ? 'The connection was lost.' : `The gateway closed the connection${said ? `: ${said}` : ''} (${code}).`, Number(hint?.retry_after_ms) || 0);
+    else this.#retry(LOST[code] ?? `The gateway closed the connection${said ? `: ${said}` : ''} (${code}).`, Number(hint?.retry_after_ms) || 0);
   }
 
   #send(message) {

@@ -207,7 +207,7 @@ export class Watch {
     if (message.rev > 1e12) user.changed = message.rev;
     if (was.online !== user.online) user.sessions = user.online === false ? 0 : undefined; // counted anew
     this.#on.change(identity);
-    if (was.online !== user.online || reasons) this.#countSoon(identity);
+    if (was.online !== user.online || reasons) this.countSoon(identity);
     const caughtUp = reasons === null;
     if (caughtUp && (was.online === undefined || was.rev === user.rev)) return;
     this.#on.event({ time: Date.now(), identity, was, user: { ...user }, caughtUp,
@@ -239,7 +239,8 @@ export class Watch {
     this.#asked.clear();
   });
 
-  #countSoon(identity) {
+  /** countSoon counts an identity's sessions out of turn: somebody knows that they changed. */
+  countSoon(identity) {
     this.#asked.add(identity);
     this.#countNow();
   }
