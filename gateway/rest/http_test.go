@@ -8,13 +8,16 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
 
+	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/rollcall-presence/rollcall/gateway/rest"
+	"github.com/rollcall-presence/rollcall/internal/testkit"
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
@@ -246,15 +249,32 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
-func TestTimeout(t *testing.T) {
-	f := newMini(t)
-	h := rest.New(f.store, credentials(), rest.Options{Timeout: time.Nanosecond})
-	r := httptest.NewRequestWithContext(t.Context(), "GET", "/v1/Services", nil)
-	r.SetBasicAuth(account, authTok)
-	w := httptest.NewRecorder()
-	if h.ServeHTTP(w, r); w.Code != http.StatusServiceUnavailable {
-		t.Errorf("a store that takes too long = %d; want 503", w.Code)
+// TestStalled holds that a Redis that accepts and says nothing is a 503 in time.
+func TestStalled(t *testing.T) {
+	server := testkit.Redis(t)
+	c := redis.NewClient(&redis.Options{Addr: server.Addr, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { _ = c.Close() })
+	f := serve(t, c, rest.Options{Timeout: 200 * time.Millisecond})
+	if err := server.Process().Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
 	}
+	start := time.Now()
+	if a := f.do(t, "GET", "/v1/Services", ""); a.status != http.StatusServiceUnavailable {
+		t.Errorf("a store that says nothing = %d; want 503", a.status)
+	}
+	if d := time.Since(start); d > 2*time.Second { // below the client's own read timeout
+		t.Errorf("answered after %v; want about 200ms", d)
+	}
+	if err := server.Process().Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	status := 0
+	for range 50 { // each waits its timeout at most
+		if status = f.do(t, "GET", "/v1/Services", "").status; status == http.StatusOK {
+			return
+		}
+	}
+	t.Errorf("the store is back, and the API answers %d", status)
 }
 
 // broken panics on any use.

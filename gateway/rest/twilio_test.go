@@ -94,7 +94,11 @@ func TestTwilioConfiguration(t *testing.T) {
 		_, err = api.UpdateServiceConfiguration(f.service, &conversations.UpdateServiceConfigurationParams{DefaultChatServiceRoleSid: ptr("RL00000000000000000000000000000000")})
 		wantError(t, "an unknown role", err, 400, 50100)
 		_, err = api.UpdateServiceConfiguration(f.service, &conversations.UpdateServiceConfigurationParams{DefaultChatServiceRoleSid: conf.DefaultConversationRoleSid})
-		wantError(t, "a role of the other type", err, 400, 50105)
+		wantError(t, "a conversation role for users", err, 400, 50105)
+		_, err = api.UpdateServiceConfiguration(f.service, &conversations.UpdateServiceConfigurationParams{DefaultConversationRoleSid: conf.DefaultChatServiceRoleSid})
+		wantError(t, "a service role for conversations", err, 400, 50105)
+		_, err = api.CreateUser(&conversations.CreateUserParams{Identity: ptr("eve"), RoleSid: conf.DefaultConversationRoleSid})
+		wantError(t, "a user with a conversation role", err, 400, 50105)
 
 		acc, err := api.FetchConfiguration()
 		if err != nil || *acc.DefaultChatServiceSid != f.service || *acc.AccountSid != account || acc.DefaultMessagingServiceSid != nil ||
