@@ -15,10 +15,12 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -268,4 +270,47 @@ func TestPlainConnections(t *testing.T) {
 		}
 		n.connect("alice")
 	})
+}
+
+// TestStopWhileStoreHangs: a store that does not answer holds up neither the end of
+// Serve nor the next sessions' ends for long.
+func TestStopWhileStoreHangs(t *testing.T) {
+	hung := &hungStore{}
+	tune := func(o *gateway.Options) { hung.Registrar, o.Presence = o.Presence, hung }
+	bubble(t, tune, func(t *testing.T, n *node) {
+		for i := range 300 {
+			n.connect(fmt.Sprint("user-", i))
+		}
+		begin := time.Now()
+		n.stop()
+		if took := time.Since(begin); took > 15*time.Second {
+			t.Errorf("stopped after %v; want within 15 s", took)
+		}
+		if got := hung.told.Load(); got != 300 {
+			t.Errorf("presence was told of %d ends; want all 300", got)
+		}
+	})
+}
+
+// hungStore answers no end of a session before the caller gives up.
+type hungStore struct {
+	gateway.Registrar
+	told atomic.Int64
+}
+
+func (h *hungStore) Close(ctx context.Context, _ presence.Key, _ presence.SessionID, _ presence.End) error {
+	h.told.Add(1)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestHousehold(t *testing.T) {
+	for in, want := range map[string]string{"192.0.2.7": "192.0.2.7", "2001:db8:1:2:3::4": "2001:db8:1:2::"} {
+		if got := gateway.Household(netip.MustParseAddr(in)).String(); got != want {
+			t.Errorf("household(%s) = %s; want %s", in, got, want)
+		}
+	}
+	if got := gateway.Household(netip.Addr{}); got.IsValid() {
+		t.Errorf("household of no address = %v; want none", got)
+	}
 }
