@@ -2,3 +2,6 @@ package gateway
 
 // OriginAllowed is originAllowed.
 var OriginAllowed = originAllowed
+
+// Household is household.
+var Household = household

@@ -22,7 +22,7 @@ var closeCases = map[gateway.CloseCode]func(*node) *peer{
 	gateway.CloseGoingAway: func(n *node) *peer { p := n.connect("alice"); n.stop(); return p },
 	gateway.CloseProtocol: func(n *node) *peer {
 		p := n.connect("alice")
-		writeFrame(n.t, p.raw, 0xc1, "a reserved bit") //nolint:goconst // a frame
+		writeFrame(n.t, p.raw, 0xc1, "a reserved bit")
 		return p
 	},
 	gateway.CloseNotUTF8: func(n *node) *peer { p := n.connect("alice"); p.send("{\"type\":\"\xff\"}"); return p },
@@ -59,7 +59,7 @@ var closeCases = map[gateway.CloseCode]func(*node) *peer{
 	gateway.CloseBadToken:   func(n *node) *peer { p := n.dial(nil).read(); p.send(`{"type":"hello","token":"x"}`); return p },
 	gateway.CloseBadRequest: func(n *node) *peer { p := n.connect("alice"); p.send(`null`); return p },
 	gateway.CloseNoHello:    func(n *node) *peer { return n.dial(nil).read() },
-	gateway.CloseEnded:      func(n *node) *peer { p := n.connect("alice"); n.endAll(); return p },
+	gateway.CloseEnded:      func(n *node) *peer { p := n.connect("alice"); n.end("alice"); return p },
 	gateway.CloseTooMany: func(n *node) *peer {
 		for range 100 {
 			n.connect("alice")

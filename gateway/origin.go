@@ -10,8 +10,16 @@ import (
 	"strings"
 )
 
-// address is whom a connection counts for.
+// address is whom a connection counts for: an IPv4 address or an IPv6 /64.
 type address = netip.Addr
+
+// household is the address that counts for a: one customer has all of an IPv6 /64.
+func household(a netip.Addr) address {
+	if p, err := a.Prefix(64); err == nil && a.Is6() {
+		return p.Addr()
+	}
+	return a
+}
 
 // Proxies are networks whose machines are trusted to say, in X-Forwarded-For and
 // X-Forwarded-Proto, for whom they speak. The zero value trusts nobody.

@@ -150,7 +150,10 @@ func (s *Server) Serve(ctx context.Context, public, admin net.Listener) error {
 	s.draining.Store(true)
 	_ = s.public.Close()
 	s.closeAll()
+	// Sessions end by themselves; a store that does not answer must not hold up many.
+	hurry := time.AfterFunc(s.opt.Timers.Close+s.opt.Timers.Request, cancel)
 	s.live.Wait()
+	hurry.Stop()
 	_ = s.admin.Close()
 	cancel()
 	wg.Wait()

@@ -105,7 +105,7 @@ type Session struct {
 // ID is the session's id.
 func (s *Session) ID() presence.SessionID { return s.id }
 
-// Key is the session's user; the zero Key before Open succeeded.
+// Key is the session's user once Open has verified its token.
 func (s *Session) Key() presence.Key { return s.key }
 
 // serve is the life of the session. It waits for something to read, handles what
@@ -131,8 +131,11 @@ func (s *Session) end(ctx context.Context, err error) {
 	s.mu.Unlock()
 	if code == 0 {
 		how = presence.EndLost
-		if websocket.CloseStatus(err) == websocket.StatusNormalClosure {
+		switch websocket.CloseStatus(err) {
+		case websocket.StatusNormalClosure:
 			how = presence.EndClean
+		case -1:
+			s.sock.abort() // nobody is there to write to, so the socket need not wait for the store
 		}
 	}
 	if s.attached {
@@ -230,9 +233,12 @@ func (s *Session) leave(ctx context.Context, how presence.End) {
 		return
 	}
 	s.joined = false
-	s.srv.leaving <- struct{}{}
-	defer func() { <-s.srv.leaving }()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.srv.opt.Timers.Request)
+	select {
+	case s.srv.leaving <- struct{}{}:
+		defer func() { <-s.srv.leaving }()
+	case <-ctx.Done(): // the node stops: presence is told all the same, and remembers
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.srv.opt.Timers.Request)
 	defer cancel()
 	if err := s.srv.opt.Presence.Close(ctx, s.key, s.id, how); err != nil {
 		s.srv.log.Warn("session end not recorded yet", zap.String("session", string(s.id)), zap.Error(err))

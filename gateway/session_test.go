@@ -245,7 +245,7 @@ func TestEnds(t *testing.T) {
 		"close 4000":      {func(_ *node, p *peer) { _ = p.conn.Close(4000, "") }, presence.EndLost},
 		"close no status": {func(_ *node, p *peer) { _ = p.conn.Close(websocket.StatusNoStatusRcvd, "") }, presence.EndLost},
 		"socket lost":     {func(_ *node, p *peer) { _ = p.raw.Close() }, presence.EndLost},
-		"operator":        {func(n *node, p *peer) { n.endAll(); p.wantClose(gateway.CloseEnded) }, presence.EndClean},
+		"operator":        {func(n *node, p *peer) { n.end("alice"); p.wantClose(gateway.CloseEnded) }, presence.EndClean},
 		"bad frame":       {func(_ *node, p *peer) { p.send(`[`); p.wantClose(gateway.CloseBadRequest) }, presence.EndLost},
 		"node stops":      {func(n *node, _ *peer) { n.stop() }, presence.EndDrain},
 	}
@@ -259,11 +259,14 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-func (n *node) endAll() {
+// end ends a user's sessions as an operator does.
+func (n *node) end(identity string) {
 	n.store.mu.Lock()
 	defer n.store.mu.Unlock()
-	for id := range n.store.live {
-		n.End(id)
+	for id, k := range n.store.live {
+		if k.Identity == identity {
+			n.End(id)
+		}
 	}
 }
 
