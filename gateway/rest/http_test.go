@@ -14,7 +14,9 @@ import (
 	"unicode/utf8"
 
 	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/rollcall-presence/rollcall/gateway/rest"
 	"github.com/rollcall-presence/rollcall/internal/testkit"
@@ -284,10 +286,14 @@ func (broken) Check(string, string) (string, bool) { panic("broken") }
 
 func TestPanic(t *testing.T) {
 	f := newMini(t)
-	f.server.Config.Handler = rest.New(f.store, broken{}, rest.Options{})
+	core, logs := observer.New(zapcore.ErrorLevel)
+	f.server.Config.Handler = rest.New(f.store, broken{}, rest.Options{Log: zap.New(core)})
 	a := f.do(t, "GET", "/v1/Services", "")
 	if a.status != 500 || a.body["code"] != 20500.0 {
 		t.Errorf("a panic = %d %v; want 500", a.status, a.body)
+	}
+	if lines := logs.All(); len(lines) != 1 || lines[0].ContextMap()["request"] != a.header.Get("Twilio-Request-Id") {
+		t.Errorf("logged %v; want one line that names the request", lines)
 	}
 }
 

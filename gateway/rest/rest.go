@@ -171,7 +171,7 @@ func (c *call) serve(w http.ResponseWriter, op operation, allowed []string) (res
 		if p := recover(); p != nil {
 			c.opt.Log.Error("panic in a REST operation", zap.String("operation", op.name), zap.String("request", c.id),
 				zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
-			err = errPanic
+			err = errInternal
 		}
 	}()
 	user, password, _ := c.r.BasicAuth()
@@ -202,7 +202,7 @@ func (c *call) failure(err error, op operation) *Error {
 	}
 	fields := []zap.Field{zap.String("operation", op.name), zap.String("request", c.id), zap.Error(err)}
 	switch {
-	case err == errPanic || c.r.Context().Err() != nil: // logged; or the client left, which is no fault
+	case err == errInternal || c.r.Context().Err() != nil: // logged; or the client left, which is no fault
 	case e.Status == http.StatusServiceUnavailable:
 		c.opt.Log.Warn("REST request not served", fields...)
 	case e.Status >= http.StatusInternalServerError:

@@ -17,33 +17,29 @@ type operation struct {
 }
 
 // operations is everything that is served. 404 and 405 follow from it.
-var operations []operation
+var operations = []operation{
+	{"CreateService", post, "/v1/Services", http.StatusCreated, (*call).createService},
+	{"ListService", get, "/v1/Services", http.StatusOK, (*call).listServices},
+	{"FetchService", get, "/v1/Services/{ChatServiceSid}", http.StatusOK, (*call).fetchService},
+	{"DeleteService", del, "/v1/Services/{ChatServiceSid}", http.StatusNoContent, (*call).deleteService},
 
-func init() { // in a function, because handlers reach the table through metrics
-	operations = []operation{
-		{"CreateService", post, "/v1/Services", http.StatusCreated, (*call).createService},
-		{"ListService", get, "/v1/Services", http.StatusOK, (*call).listServices},
-		{"FetchService", get, "/v1/Services/{ChatServiceSid}", http.StatusOK, (*call).fetchService},
-		{"DeleteService", del, "/v1/Services/{ChatServiceSid}", http.StatusNoContent, (*call).deleteService},
+	{"FetchServiceConfiguration", get, "/v1/Services/{ChatServiceSid}/Configuration", http.StatusOK, (*call).fetchServiceConfiguration},
+	{"UpdateServiceConfiguration", post, "/v1/Services/{ChatServiceSid}/Configuration", http.StatusOK, (*call).updateServiceConfiguration},
+	{"FetchServicePresence", get, "/v1/Services/{ChatServiceSid}/Configuration/Presence", http.StatusOK, (*call).fetchServicePresence},
+	{"UpdateServicePresence", post, "/v1/Services/{ChatServiceSid}/Configuration/Presence", http.StatusOK, (*call).updateServicePresence},
+	{"FetchConfiguration", get, "/v1/Configuration", http.StatusOK, (*call).fetchConfiguration},
+	{"UpdateConfiguration", post, "/v1/Configuration", http.StatusOK, (*call).updateConfiguration},
 
-		{"FetchServiceConfiguration", get, "/v1/Services/{ChatServiceSid}/Configuration", http.StatusOK, (*call).fetchServiceConfiguration},
-		{"UpdateServiceConfiguration", post, "/v1/Services/{ChatServiceSid}/Configuration", http.StatusOK, (*call).updateServiceConfiguration},
-		{"FetchServicePresence", get, "/v1/Services/{ChatServiceSid}/Configuration/Presence", http.StatusOK, (*call).fetchServicePresence},
-		{"UpdateServicePresence", post, "/v1/Services/{ChatServiceSid}/Configuration/Presence", http.StatusOK, (*call).updateServicePresence},
-		{"FetchConfiguration", get, "/v1/Configuration", http.StatusOK, (*call).fetchConfiguration},
-		{"UpdateConfiguration", post, "/v1/Configuration", http.StatusOK, (*call).updateConfiguration},
-
-		{"CreateServiceUser", post, "/v1/Services/{ChatServiceSid}/Users", http.StatusCreated, (*call).createUser},
-		{"ListServiceUser", get, "/v1/Services/{ChatServiceSid}/Users", http.StatusOK, (*call).listUsers},
-		{"FetchServiceUser", get, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusOK, (*call).fetchUser},
-		{"UpdateServiceUser", post, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusOK, (*call).updateUser},
-		{"DeleteServiceUser", del, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusNoContent, (*call).deleteUser},
-		{"CreateUser", post, "/v1/Users", http.StatusCreated, (*call).createUser},
-		{"ListUser", get, "/v1/Users", http.StatusOK, (*call).listUsers},
-		{"FetchUser", get, "/v1/Users/{Sid}", http.StatusOK, (*call).fetchUser},
-		{"UpdateUser", post, "/v1/Users/{Sid}", http.StatusOK, (*call).updateUser},
-		{"DeleteUser", del, "/v1/Users/{Sid}", http.StatusNoContent, (*call).deleteUser},
-	}
+	{"CreateServiceUser", post, "/v1/Services/{ChatServiceSid}/Users", http.StatusCreated, (*call).createUser},
+	{"ListServiceUser", get, "/v1/Services/{ChatServiceSid}/Users", http.StatusOK, (*call).listUsers},
+	{"FetchServiceUser", get, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusOK, (*call).fetchUser},
+	{"UpdateServiceUser", post, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusOK, (*call).updateUser},
+	{"DeleteServiceUser", del, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusNoContent, (*call).deleteUser},
+	{"CreateUser", post, "/v1/Users", http.StatusCreated, (*call).createUser},
+	{"ListUser", get, "/v1/Users", http.StatusOK, (*call).listUsers},
+	{"FetchUser", get, "/v1/Users/{Sid}", http.StatusOK, (*call).fetchUser},
+	{"UpdateUser", post, "/v1/Users/{Sid}", http.StatusOK, (*call).updateUser},
+	{"DeleteUser", del, "/v1/Users/{Sid}", http.StatusNoContent, (*call).deleteUser},
 }
 
 const (
