@@ -55,7 +55,7 @@ var (
 
 	errForbidden   = failed(http.StatusForbidden, 20403, "Forbidden")
 	errTooMany     = failed(http.StatusTooManyRequests, 20429, "Too Many Requests")
-	errInternal       = failed(http.StatusInternalServerError, 20500, "Internal Server Error")
+	errInternal    = failed(http.StatusInternalServerError, 20500, "Internal Server Error")
 	errUnavailable = failed(http.StatusServiceUnavailable, 20503, "The presence store cannot be reached: try again shortly; a change may or may not have been made")
 )
 
