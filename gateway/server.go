@@ -171,7 +171,6 @@ func (s *Server) Shutdown(ctx context.Context) {
 		return
 	}
 	s.metrics.draining.Set(1)
-	s.log.Info("draining", zap.Duration("ready_delay", s.opt.Timers.ReadyDelay))
 	sleep(ctx, s.opt.Timers.ReadyDelay)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = s.public.Shutdown(ctx) })
