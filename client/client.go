@@ -259,7 +259,7 @@ func (c *Client) Close() error {
 	var err error
 	if l != nil {
 		l.leaving.Store(true)
-		if err = l.write(request{Type: "bye"}); err == nil {
+		if err = l.write(context.Background(), request{Type: "bye"}); err == nil {
 			timeout := time.NewTimer(5 * time.Second)
 			defer timeout.Stop()
 			select {
@@ -333,7 +333,7 @@ func (c *Client) run(ctx context.Context) {
 
 // dial makes one connection.
 func (c *Client) dial(ctx context.Context, onPing func()) (*websocket.Conn, error) {
-	conn, resp, err := websocket.Dial(ctx, c.url, &websocket.DialOptions{
+	conn, resp, err := websocket.Dial(ctx, c.url, &websocket.DialOptions{ //nolint:bodyclose // Dial closes it
 		HTTPClient:   c.opt.HTTPClient,
 		HTTPHeader:   c.opt.Header,
 		Subprotocols: []string{Protocol},

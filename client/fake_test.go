@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -102,9 +103,7 @@ func (p *peer) send(text string) {
 // reply sends a message that answers f.
 func (p *peer) reply(f frame, typ string, fields map[string]any) {
 	m := map[string]any{"type": typ, "id": f.ID}
-	for k, v := range fields {
-		m[k] = v
-	}
+	maps.Copy(m, fields)
 	data, err := json.Marshal(m)
 	if err != nil {
 		p.t.Error(err)
@@ -171,7 +170,7 @@ func serve(t *testing.T, scripts ...script) *http.Client {
 		}
 		defer conn.CloseNow()
 		defer func() {
-			if v := recover(); v != nil && v != errGone {
+			if v := recover(); v != nil && v != any(errGone) { //nolint:errorlint // a panic's value
 				panic(v)
 			}
 		}()

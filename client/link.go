@@ -37,7 +37,7 @@ func (c *Client) call(ctx context.Context, l *link, r request) (*message, error)
 	answer := make(chan *message, 1)
 	r.ID = c.register(l, answer)
 	defer l.take(r.ID)
-	if err := l.write(r); err != nil {
+	if err := l.write(ctx, r); err != nil {
 		return nil, err
 	}
 	select {
@@ -77,14 +77,13 @@ func (l *link) take(id uint64) (answer chan *message, ok bool) {
 	return answer, ok
 }
 
-// write sends r. After an error the connection is closed.
-func (l *link) write(r request) error {
+// write sends r, even if ctx ends meanwhile: half a message would cost the connection. After an error it is closed.
+func (l *link) write(ctx context.Context, r request) error {
 	frame, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	// Not the caller's context: its end in the middle of a write would cost the connection.
-	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
 	if err := l.conn.Write(ctx, websocket.MessageText, frame); err != nil {
 		l.conn.CloseNow() // so that the reader finds out too
@@ -109,7 +108,7 @@ func (c *Client) session(ctx context.Context) (lived time.Duration, err error) {
 
 	hello, later := c.hello(token)
 	l.later = later
-	if err := l.write(hello); err != nil {
+	if err := l.write(ctx, hello); err != nil {
 		return 0, err
 	}
 	var first, refusal *message
@@ -197,7 +196,7 @@ func (c *Client) serve(ctx context.Context, l *link, welcome *message) error {
 		c.emit(Event{Kind: ServiceUpdated, ReachabilityEnabled: welcome.ReachabilityEnabled})
 	}
 	c.resumed(welcome.Users)
-	if err := c.resubscribe(l); err != nil {
+	if err := c.resubscribe(ctx, l); err != nil {
 		return err
 	}
 
@@ -224,7 +223,7 @@ func (c *Client) serve(ctx context.Context, l *link, welcome *message) error {
 					c.renew(ctx, l)
 				})
 			}
-			return c.handle(l, m)
+			return c.handle(ctx, l, m)
 		})
 		if err != nil {
 			return err
@@ -233,7 +232,7 @@ func (c *Client) serve(ctx context.Context, l *link, welcome *message) error {
 }
 
 // handle does what m asks for. Messages of unknown type are for newer clients.
-func (c *Client) handle(l *link, m *message) error {
+func (c *Client) handle(ctx context.Context, l *link, m *message) error {
 	switch {
 	case m.Type == "user.updated":
 		if c.note(&m.User) {
@@ -245,7 +244,7 @@ func (c *Client) handle(l *link, m *message) error {
 		c.mu.Unlock()
 		c.emit(Event{Kind: ServiceUpdated, ReachabilityEnabled: m.ReachabilityEnabled})
 	case m.ID != 0:
-		return c.answer(l, m)
+		return c.answer(ctx, l, m)
 	case m.Type == "error":
 		c.emit(Event{Kind: ServerError, Err: &Error{m.Code, m.Message}})
 	}
@@ -253,7 +252,7 @@ func (c *Client) handle(l *link, m *message) error {
 }
 
 // answer hands m to the request that waits for it.
-func (c *Client) answer(l *link, m *message) error {
+func (c *Client) answer(ctx context.Context, l *link, m *message) error {
 	waiting, ok := l.take(m.ID)
 	switch {
 	case !ok: // its caller has given up
@@ -266,14 +265,14 @@ func (c *Client) answer(l *link, m *message) error {
 		return fmt.Errorf("subscribe again: %w", &Error{m.Code, m.Message})
 	default:
 		c.resumed(m.Users)
-		return c.resubscribe(l)
+		return c.resubscribe(ctx, l)
 	}
 	return nil
 }
 
 // resubscribe asks for the next of the subscriptions that hello had no room for. One request is under way at a time,
 // so that the answers are read before more is written.
-func (c *Client) resubscribe(l *link) error {
+func (c *Client) resubscribe(ctx context.Context, l *link) error {
 	c.mu.Lock()
 	l.later = slices.DeleteFunc(l.later, func(identity string) bool {
 		_, ok := c.seen[identity]
@@ -285,7 +284,7 @@ func (c *Client) resubscribe(l *link) error {
 	}
 	var some []string
 	some, l.later = chunk(l.later)
-	return l.write(request{Type: "subscribe", ID: c.register(l, nil), Identities: some})
+	return l.write(ctx, request{Type: "subscribe", ID: c.register(l, nil), Identities: some})
 }
 
 // resumed hands over what changed while the client was away.

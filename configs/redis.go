@@ -212,14 +212,12 @@ func (p *parsedRedis) check() error {
 }
 
 func hostPort(s, defaultPort string) (string, error) {
-	host, port := s, defaultPort
+	host, port := strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"), defaultPort
 	if strings.LastIndexByte(s, ':') > strings.LastIndexByte(s, ']') {
 		var err error
 		if host, port, err = net.SplitHostPort(s); err != nil {
 			return "", fmt.Errorf("has the host %q: write it like host:6379, or [::1]:6379", s)
 		}
-	} else {
-		host = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 || host == "" || strings.ContainsAny(host, " []@#%\\") {

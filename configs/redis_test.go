@@ -41,8 +41,10 @@ func TestRedisURL(t *testing.T) {
 		"redis+sentinel://a,b:5/main?db=4": {result{Addrs: []string{"a:26379", "b:5"}, Master: "main", DB: 4}, "redis+sentinel://a:26379,b:5/main?db=4"},
 		"redis+cluster://u:p@a,b,c":        {result{Addrs: []string{"a:6379", "b:6379", "c:6379"}, User: "u", Pass: "p", Cluster: true}, "redis+cluster://u:********@a:6379,b:6379,c:6379"},
 		"rediss+cluster://a":               {result{Addrs: []string{"a:6379"}, Cluster: true, TLS: true}, "rediss+cluster://a:6379"},
-		"redis+sentinel://a/m?sentinel_password=xyz": {result{Addrs: []string{"a:26379"}, Master: "m", SentinelPass: "xyz"},
-			"redis+sentinel://a:26379/m?sentinel_password=%2A%2A%2A%2A%2A%2A%2A%2A"},
+		"redis+sentinel://a/m?sentinel_password=xyz": {
+			result{Addrs: []string{"a:26379"}, Master: "m", SentinelPass: "xyz"},
+			"redis+sentinel://a:26379/m?sentinel_password=%2A%2A%2A%2A%2A%2A%2A%2A",
+		},
 	} {
 		o, err := configs.RedisURL(in).Options()
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -22,7 +23,7 @@ func (p *problems) add(key, format string, args ...any) {
 
 // between adds a problem unless lo <= v <= hi.
 func between[T int | float64 | Bytes | time.Duration](p *problems, key string, v, lo, hi T) {
-	if !(v >= lo && v <= hi) { // written so that NaN is out of bounds
+	if !(v >= lo && v <= hi) { //nolint:staticcheck // QF1001: written so that NaN is out of bounds
 		p.add(key, "is %v: set it from %v to %v", v, lo, hi)
 	}
 }
@@ -49,7 +50,7 @@ func (c *Config) validateEdge(p *problems) {
 	for _, a := range []struct{ key, addr string }{{"addr", c.Addr}, {"admin_addr", c.AdminAddr}} {
 		_, port, err := net.SplitHostPort(a.addr)
 		if err == nil {
-			_, err = net.LookupPort("tcp", port)
+			_, err = strconv.ParseUint(port, 10, 16)
 		}
 		if err != nil {
 			p.add(a.key, "is %q: write host:port, like 127.0.0.1:8080 or :8080", a.addr)

@@ -82,15 +82,15 @@ func runWatch(ctx context.Context, in *invocation) error {
 		case err = <-s.fail:
 		}
 	}
-	return errors.Join(watchEnd(ctx, err), c.Close())
+	return errors.Join(watchEnd(ctx, err), c.Close()) //nolint:contextcheck // bye is said after ctx has ended
 }
 
 // watchEnd is nil if err came of ctx ending, which is how a watch is stopped.
 func watchEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
 // connectURL is the address of the native protocol on server, or where cfg says that the gateway is.
