@@ -1,0 +1,70 @@
+# make run    start a gateway with an embedded store; it prints the page to open
+# make test   everything that must hold: vet, tests with the race detector, the live page in a browser
+# make check  test, and that the code is formatted
+# make lint   the linters (the first run builds them, which takes minutes)
+# make fuzz   each fuzz target for FUZZTIME
+# make bench  the benchmarks that match BENCH
+# make build  the programs, in bin/
+# make up     Redis, three gateways, HAProxy and Prometheus with Docker
+
+GO       ?= go
+FUZZTIME ?= 10s
+BENCH    ?= .
+TOOL      = $(GO) tool -modfile=tools/go.mod
+
+.PHONY: build run test go-test browser-test check format-check lint format fuzz bench up clean
+.DEFAULT_GOAL := build
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+
+run: build
+	./bin/rollcall serve --log-format console
+
+test: go-test browser-test
+
+go-test:
+	tools/system-deps.sh
+	$(GO) vet ./...
+	CI=true CGO_ENABLED=1 $(GO) test -race -shuffle=on ./...
+
+browser-test: build
+	tools/system-deps.sh
+	cd test/browser && npm ci --no-audit --no-fund
+	cd test/browser && ROLLCALL_BIN=$(CURDIR)/bin/rollcall node --test
+
+check: format-check test
+
+format-check:
+	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "not formatted; make format does it:"; echo "$$files"; exit 1; }
+
+lint: format-check
+	$(TOOL) golangci-lint run
+	@files=$$(grep -rl --include='*_test.go' 'time\.Sleep(' . | xargs -r grep -L 'testing/synctest'); \
+		[ -z "$$files" ] || { echo "time.Sleep in tests is for synctest bubbles:"; echo "$$files"; exit 1; }
+
+format:
+	$(TOOL) gofumpt -w .
+	$(TOOL) goimports -w -local github.com/rollcall-presence/rollcall .
+
+fuzz:
+	@grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | while IFS=: read -r file target; do \
+		target=$${target#func }; \
+		echo "$$file $$target"; \
+		$(GO) test "./$$(dirname "$$file")" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) || exit 1; \
+	done
+
+bench:
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+up: .env
+	docker compose up --build --detach
+
+# Credentials for docker-compose.yml, random, made once.
+.env:
+	@umask 077; random() { od -An -N16 -tx1 /dev/urandom | tr -d ' \n'; }; \
+		printf 'ROLLCALL_ACCOUNT_SID=AC%s\nROLLCALL_AUTH_TOKEN=%s\nROLLCALL_API_KEY_SID=SK%s\nROLLCALL_API_KEY_SECRET=%s\n' \
+		"$$(random)" "$$(random)" "$$(random)" "$$(random)" >$@
+
+clean:
+	rm -rf bin dist test/browser/node_modules test/browser/artifacts
