@@ -170,7 +170,7 @@ func serve(t *testing.T, scripts ...script) *http.Client {
 		}
 		defer conn.CloseNow()
 		defer func() {
-			if v := recover(); v != nil && v != any(errGone) { //nolint:errorlint // a panic's value
+			if v := recover(); v != nil && v != any(errGone) {
 				panic(v)
 			}
 		}()
