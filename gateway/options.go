@@ -22,8 +22,9 @@ type Options struct {
 
 	// Sockets are the WebSocket endpoints, by path.
 	Sockets map[string]Protocol
-	// Routes are what else the public listener serves, by http.ServeMux pattern.
-	// The root redirects to /console unless there is a route for "/" or "/{$}".
+	// Routes are what else the public listener serves, by path prefix: "/v1" is /v1
+	// and all below it, as it came. The longest prefix wins; the root redirects to
+	// /console.
 	Routes map[string]http.Handler
 
 	// Origins are the browser origins that may connect besides the request's own

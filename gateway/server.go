@@ -7,9 +7,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	mathrand "math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -399,17 +402,27 @@ func (s *Server) ended(c *Session, code CloseCode, how presence.End, err error) 
 	s.forget(c)
 }
 
-// routes is what the public listener serves. Sessions run in ctx.
+// routes is what the public listener serves. Sessions run in ctx. It is not an
+// http.ServeMux because that answers a path it would rather clean with a redirect,
+// which REST clients take for the resource.
 func (s *Server) routes(ctx context.Context) http.Handler {
-	mux := http.NewServeMux()
-	if s.opt.Routes["/"] == nil && s.opt.Routes["/{$}"] == nil {
-		mux.Handle("GET /{$}", http.RedirectHandler("/console", http.StatusFound))
-	}
-	for pattern, h := range s.opt.Routes {
-		mux.Handle(pattern, h)
-	}
-	for path, p := range s.opt.Sockets {
-		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { s.upgrade(ctx, p, w, r) })
-	}
-	return mux
+	prefixes := slices.SortedFunc(maps.Keys(s.opt.Routes), func(a, b string) int { return len(b) - len(a) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path := r.URL.Path
+		if p, ok := s.opt.Sockets[path]; ok {
+			s.upgrade(ctx, p, w, r)
+			return
+		}
+		for _, prefix := range prefixes {
+			if rest, ok := strings.CutPrefix(path, prefix); ok && (rest == "" || rest[0] == '/') {
+				s.opt.Routes[prefix].ServeHTTP(w, r)
+				return
+			}
+		}
+		if path == "/" {
+			http.Redirect(w, r, "/console", http.StatusFound)
+			return
+		}
+		http.NotFound(w, r)
+	})
 }

@@ -125,7 +125,7 @@ func TestAdmin(t *testing.T) {
 			defer mu.Unlock()
 			return sick
 		}}
-		o.Routes = map[string]http.Handler{"/v1/": http.NotFoundHandler()}
+		o.Routes = map[string]http.Handler{"/v1": http.NotFoundHandler()}
 	}
 	bubble(t, tune, func(t *testing.T, n *node) {
 		if resp, body := n.get(n.admin, "/readyz", nil); resp.StatusCode != 503 || body != "bus: no probe came back\n" {
@@ -313,4 +313,28 @@ func TestHousehold(t *testing.T) {
 	if got := gateway.Household(netip.Addr{}); got.IsValid() {
 		t.Errorf("household of no address = %v; want none", got)
 	}
+}
+
+// TestRoutes: what is below a route's prefix reaches it as it came, and nothing is
+// redirected but the root.
+func TestRoutes(t *testing.T) {
+	tell := func(name string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = fmt.Fprint(w, name+" "+r.URL.EscapedPath()) })
+	}
+	tune := func(o *gateway.Options) {
+		o.Routes = map[string]http.Handler{"/v1": tell("rest"), "/console": tell("page")}
+	}
+	bubble(t, tune, func(t *testing.T, n *node) {
+		for path, want := range map[string]string{
+			"/v1": "rest /v1", "/v1/Users/..": "rest /v1/Users/..", "/v1/Users//x": "rest /v1/Users//x",
+			"/v1/Users/a%2Fb": "rest /v1/Users/a%2Fb", "/console": "page /console", "/console/app.js": "page /console/app.js",
+		} {
+			if resp, body := n.get(n.public, path, nil); resp.StatusCode != 200 || body != want {
+				t.Errorf("GET %s = %d %q; want %q", path, resp.StatusCode, body, want)
+			}
+		}
+		if resp, _ := n.get(n.public, "/v10", nil); resp.StatusCode != 404 {
+			t.Errorf("GET /v10 = %d; want 404", resp.StatusCode)
+		}
+	})
 }

@@ -168,9 +168,8 @@ func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log 
 		Presence: n.tracker, Services: n.dir, Hub: n.hub, Tokens: n.tokens,
 		Sockets: map[string]gateway.Protocol{"/v1/connect": native.Protocol{}},
 		Routes: map[string]http.Handler{
-			"/v1/":      rest.New(n.store, n.basic, rest.Options{Origin: origin, MaxAttributes: int(cfg.MaxAttributes), Log: log, Metrics: reg}),
-			"/console":  page,
-			"/console/": page,
+			"/v1":      rest.New(n.store, n.basic, rest.Options{Origin: origin, MaxAttributes: int(cfg.MaxAttributes), Log: log, Metrics: reg}),
+			"/console": page,
 		},
 		Origins: cfg.AllowedOrigins, Proxies: proxies, TLSCert: cfg.TLSCert, TLSKey: cfg.TLSKey,
 		Limits: gateway.Limits{

@@ -24,6 +24,7 @@ func runWatch(ctx context.Context, in *invocation) error {
 	as := in.flags.String("as", "rollcall-watch", "`name` to connect with; it is not shown as online, unless with --online")
 	online := in.flags.Bool("online", false, "be online while watching")
 	server := in.flags.String("url", "", "`address` of the gateway, like wss://presence.example.com (default: where the settings say it is)")
+	events := in.flags.Int("events", -1, "end after so many events of users; -1: when stopped")
 	raw := in.flags.Bool("json", false, "print a JSON object a line")
 	cfg, err := in.load()
 	if err != nil {
@@ -54,7 +55,7 @@ func runWatch(ctx context.Context, in *invocation) error {
 
 	s := &screen{
 		out: in.stdout, notes: in.stderr, raw: *raw, colour: colourful(in.stdout, in.env),
-		fail: make(chan error, 1), seen: make(map[string]int64),
+		end: make(chan error, 1), left: *events, seen: make(map[string]int64),
 	}
 	for _, identity := range identities {
 		s.width = max(s.width, len(printable(identity)))
@@ -74,12 +75,12 @@ func runWatch(ctx context.Context, in *invocation) error {
 	for _, u := range users {
 		s.snapshot(u)
 	}
-	if err == nil {
+	if err == nil && *events != 0 {
 		select {
 		case <-ctx.Done():
 		case <-c.Done():
 			err = c.Err()
-		case err = <-s.fail:
+		case err = <-s.end:
 		}
 	}
 	return errors.Join(watchEnd(ctx, err), c.Close()) //nolint:contextcheck // bye is said after ctx has ended
@@ -131,18 +132,23 @@ type screen struct {
 	raw, colour bool
 	width       int // of the longest identity
 
-	fail chan error // holds the first error of out; never closed
+	end chan error // holds the first error of out, or nil once enough was seen; never closed
 
 	mu   sync.Mutex       // guards the following, and keeps lines whole
 	seen map[string]int64 // revision last printed, by identity
+	left int              // events to be printed yet; negative: no end
 }
 
 func (s *screen) print(line string) {
 	if _, err := io.WriteString(s.out, line+"\n"); err != nil {
-		select {
-		case s.fail <- err:
-		default: // the first is enough
-		}
+		s.stop(err)
+	}
+}
+
+func (s *screen) stop(err error) {
+	select {
+	case s.end <- err:
+	default: // the first is enough
 	}
 }
 
@@ -165,7 +171,13 @@ func (s *screen) event(e client.Event) {
 	defer s.mu.Unlock()
 	switch {
 	case e.Kind == client.UserUpdated:
+		if s.left == 0 {
+			return
+		}
 		s.user("user.updated", e.User, e.Reasons)
+		if s.left--; s.left == 0 {
+			s.stop(nil)
+		}
 	case s.raw:
 		line := map[string]any{"type": e.Kind}
 		if e.Err != nil {
