@@ -54,17 +54,17 @@ type Config struct {
 	DrainTimeout time.Duration `key:"drain_timeout"`
 
 	// Limits of one session.
-	MaxFrame         Bytes   `key:"max_frame"`
-	MaxSubscriptions int     `key:"max_subscriptions"`
-	MaxIdentities    int     `key:"max_identities"`
-	RequestRate      float64 `key:"request_rate"` // requests a second
-	RequestBurst     int     `key:"request_burst"`
-	MailboxBytes     Bytes   `key:"mailbox_bytes"`
+	MaxFrame         Bytes `key:"max_frame"`
+	MaxSubscriptions int   `key:"max_subscriptions"`
+	MaxIdentities    int   `key:"max_identities"`
+	RequestRate      int   `key:"request_rate"` // requests a second
+	RequestBurst     int   `key:"request_burst"`
+	MailboxBytes     Bytes `key:"mailbox_bytes"`
 
 	// Limits of one node.
-	MaxConnections int     `key:"max_connections"`
-	AcceptRate     float64 `key:"accept_rate"` // connections a second
-	AcceptBurst    int     `key:"accept_burst"`
+	MaxConnections int `key:"max_connections"`
+	AcceptRate     int `key:"accept_rate"` // connections a second
+	AcceptBurst    int `key:"accept_burst"`
 
 	// Limits of a user.
 	MaxIdentity   Bytes `key:"max_identity"`

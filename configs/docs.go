@@ -53,7 +53,7 @@ func (c *Config) Print(w io.Writer) error {
 	for _, f := range fields(c) {
 		var value any
 		switch p := f.ptr.(type) {
-		case *int, *float64, *[]string, *[]netip.Prefix:
+		case *int, *[]string, *[]netip.Prefix:
 			value = p
 		default:
 			value = f.String()

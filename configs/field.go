@@ -62,9 +62,6 @@ func (f field) setValue(s string) (err error) {
 	case *int:
 		want = "a whole number"
 		*p, err = strconv.Atoi(s)
-	case *float64:
-		want = "a number"
-		*p, err = strconv.ParseFloat(s, 64)
 	case *time.Duration:
 		want = "a duration: write it like 25s or 1m30s"
 		*p, err = time.ParseDuration(s)
@@ -112,8 +109,6 @@ func (f field) String() string {
 			items[i] = prefix.String()
 		}
 		return strings.Join(items, ",")
-	case *float64:
-		return strconv.FormatFloat(*p, 'g', -1, 64)
 	default:
 		return fmt.Sprint(reflect.ValueOf(f.ptr).Elem().Interface())
 	}

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -133,7 +132,7 @@ func TestLoadRefuses(t *testing.T) {
 		"not a mapping":       {file: "- linger\n", want: []string{"must be lines like"}},
 		"not YAML":            {file: "linger: [", want: []string{"yaml"}},
 		"missing file":        {args: []string{"--config", "/nonexistent/rollcall.yaml"}, want: []string{"config: open /nonexistent/rollcall.yaml"}},
-		"several at once":     {env: []string{"ROLLCALL_LINGER=ten", "ROLLCALL_MAX_FRAME=-1", "ROLLCALL_PARTITIONS=1.5", "ROLLCALL_ACCEPT_RATE=x"}, file: "heartbeat: 3\n", want: []string{"heartbeat: \"3\" is not a duration", "ROLLCALL_LINGER: \"ten\"", "ROLLCALL_MAX_FRAME", "ROLLCALL_PARTITIONS: \"1.5\" is not a whole number", "ROLLCALL_ACCEPT_RATE: \"x\" is not a number"}},
+		"several at once":     {env: []string{"ROLLCALL_LINGER=ten", "ROLLCALL_MAX_FRAME=-1", "ROLLCALL_PARTITIONS=1.5", "ROLLCALL_ACCEPT_RATE=x"}, file: "heartbeat: 3\n", want: []string{"heartbeat: \"3\" is not a duration", "ROLLCALL_LINGER: \"ten\"", "ROLLCALL_MAX_FRAME", "ROLLCALL_PARTITIONS: \"1.5\" is not a whole number", "ROLLCALL_ACCEPT_RATE: \"x\" is not a whole number"}},
 		"bad network":         {env: []string{"ROLLCALL_TRUSTED_PROXIES=everyone"}, want: []string{"ROLLCALL_TRUSTED_PROXIES: \"everyone\" is not a network"}},
 		"size overflow":       {env: []string{"ROLLCALL_MAX_FRAME=9999999999999GiB"}, want: []string{"is not a size"}},
 		"flag value":          {args: []string{"--linger=soon"}, want: []string{"--linger: \"soon\" is not a duration"}},
@@ -211,13 +210,13 @@ func TestValidate(t *testing.T) {
 		"pong_timeout":              {func(c *configs.Config) { c.PingInterval = 5 * time.Second }, "pong_timeout: is 8s, so the next ping"},
 		"hello_timeout":             {func(c *configs.Config) { c.HelloTimeout = 0 }, "hello_timeout: "},
 		"drain_timeout":             {func(c *configs.Config) { c.DrainTimeout = time.Hour }, "drain_timeout: "},
-		"request_rate":              {func(c *configs.Config) { c.RequestRate = math.NaN() }, "request_rate: is NaN"},
-		"mailbox_bytes":             {func(c *configs.Config) { c.MaxAttributes = 256 << 10 }, "mailbox_bytes: is 256KiB, too little"},
+		"request_rate":              {func(c *configs.Config) { c.RequestRate = 0 }, "request_rate: is 0: set it from 1"},
+		"mailbox_bytes":             {func(c *configs.Config) { c.MailboxBytes = 16 << 10 }, "mailbox_bytes: is 16KiB, too little"},
 		"log_level":                 {func(c *configs.Config) { c.LogLevel = "loud" }, `log_level: is "loud": set it to debug`},
 		"log_format":                {func(c *configs.Config) { c.LogFormat = "" }, "log_format: "},
 		"max_subscriptions":         {func(c *configs.Config) { c.MaxSubscriptions = 0 }, "max_subscriptions: "},
 		"accept_burst":              {func(c *configs.Config) { c.AcceptBurst = 0 }, "accept_burst: "},
-		"max_identity":              {func(c *configs.Config) { c.MaxIdentity = 1 << 20 }, "max_identity: is 1MiB: set it from 1B to 4KiB"},
+		"max_identity":              {func(c *configs.Config) { c.MaxIdentity = 1 << 20 }, "max_identity: is 1MiB: set it from 1B to 256B"},
 		"certificate of redis_url":  {func(c *configs.Config) { c.RedisURL = "rediss://h?ca=/nonexistent.pem" }, "redis_url: names a ?ca= that cannot be read"},
 		"no redis_url":              {func(c *configs.Config) { c.RedisURL = "" }, "redis_url: is not a store"},
 		"max_frame, max_identities": {func(c *configs.Config) { c.MaxFrame, c.MaxIdentities = 1<<10, 1 }, ""},
@@ -282,7 +281,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 }
 
 func TestPrintLoadsAgain(t *testing.T) {
-	args := []string{"--allowed-origins=a.example,b.example", "--trusted-proxies=10.0.0.0/8", "--linger=1m", "--max-identity=300", "--request-rate=0.5"}
+	args := []string{"--allowed-origins=a.example,b.example", "--trusted-proxies=10.0.0.0/8", "--linger=1m", "--max-identity=200", "--request-rate=7"}
 	c, err := load(args, credentials...)
 	if err != nil {
 		t.Fatal(err)

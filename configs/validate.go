@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/rollcall-presence/rollcall/presence"
 )
 
 // problems collects what is wrong with a configuration.
@@ -22,7 +24,7 @@ func (p *problems) add(key, format string, args ...any) {
 }
 
 // between adds a problem unless lo <= v <= hi.
-func between[T int | float64 | Bytes | time.Duration](p *problems, key string, v, lo, hi T) {
+func between[T int | Bytes | time.Duration](p *problems, key string, v, lo, hi T) {
 	if !(v >= lo && v <= hi) { //nolint:staticcheck // QF1001: written so that NaN is out of bounds
 		p.add(key, "is %v: set it from %v to %v", v, lo, hi)
 	}
@@ -174,14 +176,14 @@ func (c *Config) validateLimits(p *problems) {
 	between(p, "max_frame", c.MaxFrame, 1<<10, 16<<20)
 	between(p, "max_subscriptions", c.MaxSubscriptions, 1, million)
 	between(p, "max_identities", c.MaxIdentities, 1, million)
-	between(p, "request_rate", c.RequestRate, 0.1, million)
+	between(p, "request_rate", c.RequestRate, 1, million)
 	between(p, "request_burst", c.RequestBurst, 1, million)
 	between(p, "mailbox_bytes", c.MailboxBytes, 4<<10, 1<<30)
 	between(p, "max_connections", c.MaxConnections, 1, 10*million)
-	between(p, "accept_rate", c.AcceptRate, 0.1, million)
+	between(p, "accept_rate", c.AcceptRate, 1, million)
 	between(p, "accept_burst", c.AcceptBurst, 1, million)
-	between(p, "max_identity", c.MaxIdentity, 1, 4<<10)
-	between(p, "max_attributes", c.MaxAttributes, 2, 1<<20)
+	between(p, "max_identity", c.MaxIdentity, 1, presence.MaxIdentity)
+	between(p, "max_attributes", c.MaxAttributes, 2, presence.MaxAttributes)
 	if c.MailboxBytes < 2*c.MaxAttributes {
 		p.add("mailbox_bytes", "is %v, too little for an update that carries max_attributes (%v): raise it to %v or more",
 			c.MailboxBytes, c.MaxAttributes, 2*c.MaxAttributes)

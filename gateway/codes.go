@@ -129,7 +129,7 @@ var errorTexts = [...]ErrorText{
 	{ErrorTooManyIdentities, "too_many_identities", "Too many identities in one request"},
 	{ErrorSubscriptions, "too_many_subscriptions", "Too many subscriptions; none was added"},
 	{ErrorIdentityEmpty, "identity_empty", "An identity is empty"},
-	{ErrorIdentityTooLong, "identity_too_long", "An identity is longer than 256 bytes"},
+	{ErrorIdentityTooLong, "identity_too_long", "An identity is too long"},
 	{ErrorIdentityEncoding, "identity_encoding", "An identity is not valid Unicode"},
 	{ErrorRateLimited, "rate_limited", "Too many requests"},
 	{ErrorTokenIdentity, "token_identity", "The token is for another identity"},

@@ -132,6 +132,20 @@ func TestCloseCodes(t *testing.T) {
 	}
 }
 
+// TestIdentityLimit: the configured limit holds for those subscribed to and for the
+// client's own identity.
+func TestIdentityLimit(t *testing.T) {
+	bubble(t, func(o *gateway.Options) { o.Limits.Identity = 5 }, func(t *testing.T, n *node) {
+		p := n.connect("alice")
+		p.send(`{"type":"subscribe","id":1,"identities":["charlie"]}`)
+		p.wantError(gateway.ErrorIdentityTooLong, 1.)
+		q := n.dial(nil).read()
+		q.send(`{"type":"hello","token":"` + mint(t, service, "charlie", time.Hour) + `"}`)
+		q.wantError(gateway.ErrorIdentityTooLong, nil)
+		q.wantClose(gateway.CloseBadRequest)
+	})
+}
+
 // TestWrongRequests: a request that is merely wrong gets an error with its id, and
 // the session lives on.
 func TestWrongRequests(t *testing.T) {

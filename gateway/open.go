@@ -108,15 +108,18 @@ func (s *Session) CheckIdentities(identities []string) *Problem {
 		return &Problem{Code: ErrorTooManyIdentities, Close: CloseBadRequest}
 	}
 	for _, identity := range identities {
-		if p := checkIdentity(identity); p != nil {
+		if p := s.srv.checkIdentity(identity); p != nil {
 			return p
 		}
 	}
 	return nil
 }
 
-func checkIdentity(identity string) *Problem {
+func (s *Server) checkIdentity(identity string) *Problem {
 	err := presence.CheckIdentity(identity)
+	if err == nil && len(identity) > s.opt.Limits.Identity {
+		err = presence.ErrIdentityTooLong
+	}
 	code := ErrorBadField
 	switch {
 	case err == nil:
@@ -175,13 +178,16 @@ func (s *Session) open(ctx context.Context, h Hello, answer func(Welcome) []byte
 		return fanout.ErrTooMany
 	}
 	for _, identity := range h.Known {
-		if p := checkIdentity(identity); p != nil {
+		if p := s.srv.checkIdentity(identity); p != nil {
 			return p
 		}
 	}
 	claims, err := s.srv.opt.Tokens.Verify(h.Token, time.Now())
 	if err != nil {
 		return err
+	}
+	if p := s.srv.checkIdentity(claims.Identity); p != nil {
+		return p
 	}
 	s.key = claims.Key()
 	if _, err := s.srv.opt.Services.Service(ctx, s.key.Service); err != nil {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+
+	"github.com/rollcall-presence/rollcall/presence"
 )
 
 // Options says what a Server serves. Presence, Services, Hub and Tokens are
@@ -62,6 +64,7 @@ type Limits struct {
 	AcceptBurst       int // at once. Default 4,000
 	Frame             int // bytes of a message from a client. Default 64 KiB
 	Identities        int // in one request. Default 500
+	Identity          int // bytes of one. Default, and at most, presence.MaxIdentity
 	Subscriptions     int // of a session; the hub's own limit should be the same. Default 1,000
 	RequestRate       int // requests a second of a session. Default 50
 	RequestBurst      int // at once. Default 200
@@ -118,6 +121,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"AcceptBurst", &l.AcceptBurst, 4_000},
 		{"Frame", &l.Frame, 64 << 10},
 		{"Identities", &l.Identities, 500},
+		{"Identity", &l.Identity, presence.MaxIdentity},
 		{"Subscriptions", &l.Subscriptions, 1_000},
 		{"RequestRate", &l.RequestRate, 50},
 		{"RequestBurst", &l.RequestBurst, 200},

@@ -46,7 +46,7 @@ func KindOf(err error) Kind {
 // Conditions that callers branch on.
 var (
 	ErrIdentityEmpty    = &Error{Op: "identity is empty", Kind: KindInvalid}
-	ErrIdentityTooLong  = &Error{Op: "identity is longer than 256 bytes", Kind: KindInvalid}
+	ErrIdentityTooLong  = &Error{Op: "identity is too long", Kind: KindInvalid}
 	ErrIdentityEncoding = &Error{Op: "identity is not valid UTF-8", Kind: KindInvalid}
 
 	ErrNoService  = &Error{Op: "no such service", Kind: KindNotFound}

@@ -168,17 +168,17 @@ func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log 
 		Presence: n.tracker, Services: n.dir, Hub: n.hub, Tokens: n.tokens,
 		Sockets: map[string]gateway.Protocol{"/v1/connect": native.Protocol{}},
 		Routes: map[string]http.Handler{
-			"/v1":      rest.New(n.store, n.basic, rest.Options{Origin: origin, MaxAttributes: int(cfg.MaxAttributes), Log: log, Metrics: reg}),
+			"/v1":      rest.New(n.store, n.basic, rest.Options{Origin: origin, MaxIdentity: int(cfg.MaxIdentity), MaxAttributes: int(cfg.MaxAttributes), Log: log, Metrics: reg}),
 			"/console": page,
 		},
 		Origins: cfg.AllowedOrigins, Proxies: proxies, TLSCert: cfg.TLSCert, TLSKey: cfg.TLSKey,
 		Limits: gateway.Limits{
-			Connections: cfg.MaxConnections, AcceptRate: int(cfg.AcceptRate), AcceptBurst: cfg.AcceptBurst,
-			Frame: int(cfg.MaxFrame), Identities: cfg.MaxIdentities, Subscriptions: cfg.MaxSubscriptions,
-			RequestRate: int(cfg.RequestRate), RequestBurst: cfg.RequestBurst, Mailbox: int(cfg.MailboxBytes),
+			Connections: cfg.MaxConnections, AcceptRate: cfg.AcceptRate, AcceptBurst: cfg.AcceptBurst,
+			Frame: int(cfg.MaxFrame), Identities: cfg.MaxIdentities, Identity: int(cfg.MaxIdentity), Subscriptions: cfg.MaxSubscriptions,
+			RequestRate: cfg.RequestRate, RequestBurst: cfg.RequestBurst, Mailbox: int(cfg.MailboxBytes),
 		},
 		Timers: gateway.Timers{
-			Hello: cfg.HelloTimeout, Ping: cfg.PingInterval, Pong: cfg.PongTimeout, Drain: cfg.DrainTimeout * 3 / 5,
+			Hello: cfg.HelloTimeout, Ping: cfg.PingInterval, Pong: cfg.PongTimeout, Request: min(5*time.Second, cfg.PongTimeout*3/4), Drain: cfg.DrainTimeout * 3 / 5,
 		},
 		Ready: map[string]func(context.Context) error{
 			"bus": func(context.Context) error {

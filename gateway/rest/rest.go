@@ -71,6 +71,9 @@ type Options struct {
 	// URLs with their credentials attached, so it must never name a stranger.
 	// Default: the request's own Host, https if it came over TLS.
 	Origin func(*http.Request) string
+	// MaxIdentity is the longest identity of a new user, in bytes. Default, and at
+	// most, presence.MaxIdentity.
+	MaxIdentity int
 	// MaxAttributes is the longest attributes text of a user, in bytes. Default
 	// presence.MaxAttributes. It bounds request bodies too.
 	MaxAttributes int
@@ -93,6 +96,9 @@ func New(store Store, credentials Credentials, opt Options) http.Handler {
 	}
 	if opt.MaxAttributes == 0 {
 		opt.MaxAttributes = presence.MaxAttributes
+	}
+	if opt.MaxIdentity <= 0 {
+		opt.MaxIdentity = presence.MaxIdentity
 	}
 	if opt.Timeout == 0 {
 		opt.Timeout = 8 * time.Second

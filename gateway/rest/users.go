@@ -54,7 +54,7 @@ func (c *call) createUser() (any, error) {
 	if identity == nil {
 		return nil, errNoIdentity
 	}
-	if err := checkIdentity(*identity); err != nil {
+	if err := c.checkIdentity(*identity); err != nil {
 		return nil, err
 	}
 	update, err := c.userUpdate(s)
@@ -69,8 +69,10 @@ func (c *call) createUser() (any, error) {
 	return c.showUser(s, u), nil
 }
 
-func checkIdentity(identity string) error {
+func (c *call) checkIdentity(identity string) error {
 	switch err := presence.CheckIdentity(identity); {
+	case err == nil && len(identity) > c.opt.MaxIdentity:
+		return errLongIdentity
 	case errors.Is(err, presence.ErrIdentityEmpty):
 		return errNoIdentity
 	case errors.Is(err, presence.ErrIdentityTooLong):
