@@ -13,13 +13,13 @@ need() { # package, then programs of which one must be there
 }
 need gcc gcc # for the race detector
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
+need curl curl # for the README's transcript
+need nodejs node
+need npm npm
 need redis-server redis-server
 need chromium chromium
 [ -n "$missing" ] || exit 0
 
-for program in go node npm; do
-	command -v "$program" >/dev/null 2>&1 || { echo "make test needs $program: install it first" >&2; exit 1; }
-done
 command -v apt-get >/dev/null 2>&1 || { echo "make test needs, and cannot install without apt-get:$missing" >&2; exit 1; }
 as_root=""
 if [ "$(id -u)" != 0 ]; then
