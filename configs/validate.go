@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/rollcall-presence/rollcall/presence"
 )
 
 // problems collects what is wrong with a configuration.
@@ -181,7 +183,7 @@ func (c *Config) validateLimits(p *problems) {
 	between(p, "accept_rate", c.AcceptRate, 0.1, million)
 	between(p, "accept_burst", c.AcceptBurst, 1, million)
 	between(p, "max_identity", c.MaxIdentity, 1, 4<<10)
-	between(p, "max_attributes", c.MaxAttributes, 2, 1<<20)
+	between(p, "max_attributes", c.MaxAttributes, 2, presence.MaxAttributes)
 	if c.MailboxBytes < 2*c.MaxAttributes {
 		p.add("mailbox_bytes", "is %v, too little for an update that carries max_attributes (%v): raise it to %v or more",
 			c.MailboxBytes, c.MaxAttributes, 2*c.MaxAttributes)
