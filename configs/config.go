@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/rollcall-presence/rollcall/presence"
 )
 
 // Config is one node's configuration. It is plain data: copy it freely, do not change it while it is in use. The
@@ -98,7 +100,7 @@ func Default() Config {
 		AcceptRate:       1000,
 		AcceptBurst:      2000,
 		MaxIdentity:      256,
-		MaxAttributes:    16 << 10,
+		MaxAttributes:    presence.DefaultAttributes,
 		LogLevel:         "info",
 		LogFormat:        "json",
 	}

@@ -181,7 +181,7 @@ func TestFullOfUpdates(t *testing.T) {
 		if got := len(c.got(t)); got != len(names) {
 			t.Errorf("%d updates; want %d", got, len(names))
 		}
-		big := strings.Repeat("a", presence.MaxAttributes)
+		big := strings.Repeat("a", presence.DefaultAttributes)
 		for _, name := range names[:20] {
 			n.publish(n.world.Attributes(key(name), big))
 		}

@@ -16,8 +16,10 @@ import (
 const (
 	// MaxIdentity is the longest identity, in bytes of UTF-8.
 	MaxIdentity = 256
-	// MaxAttributes is the longest attributes text, in bytes.
-	MaxAttributes = 16 << 10
+	// DefaultAttributes is the longest attributes text, in bytes, unless configured.
+	DefaultAttributes = 16 << 10
+	// MaxAttributes is the most that it may be configured to.
+	MaxAttributes = 1 << 20
 	// MaxFriendlyName is the longest friendly name, in characters.
 	MaxFriendlyName = 256
 )
@@ -62,15 +64,6 @@ func TriOf(b bool) Tri {
 		return True
 	}
 	return False
-}
-
-// Ptr is nil for Null, else a pointer to the bool, as JSON encoders want it.
-func (t Tri) Ptr() *bool {
-	if t == Null {
-		return nil
-	}
-	b := t == True
-	return &b
 }
 
 // String is "null", "false" or "true", which is also its JSON.

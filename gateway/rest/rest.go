@@ -75,7 +75,7 @@ type Options struct {
 	// most, presence.MaxIdentity.
 	MaxIdentity int
 	// MaxAttributes is the longest attributes text of a user, in bytes. Default
-	// presence.MaxAttributes. It bounds request bodies too.
+	// presence.DefaultAttributes. It bounds request bodies too.
 	MaxAttributes int
 	// Timeout bounds a request's work on the store; past it the answer is 503.
 	// Default 8s, below the 10s after which the helper libraries give up.
@@ -95,7 +95,7 @@ func New(store Store, credentials Credentials, opt Options) http.Handler {
 		opt.Origin = requestOrigin
 	}
 	if opt.MaxAttributes == 0 {
-		opt.MaxAttributes = presence.MaxAttributes
+		opt.MaxAttributes = presence.DefaultAttributes
 	}
 	if opt.MaxIdentity <= 0 {
 		opt.MaxIdentity = presence.MaxIdentity

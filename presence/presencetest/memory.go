@@ -17,12 +17,16 @@ import (
 type Memory struct {
 	// Published is called with each transition, in order, under the lock.
 	Published func(Transition)
+	// Before, if set, is called before each Register and End, without the lock.
+	Before func(method string)
 
 	mu       sync.Mutex // guards the following
 	model    *Model
 	services map[string]presence.Service
 	changes  uint64
+	run      int
 	away     bool
+	mute     bool
 	sids     map[presence.Key]string
 	calls    map[string]int
 }
@@ -49,12 +53,35 @@ func (m *Memory) SetAway(away bool) {
 	m.away = away
 }
 
-// Lose forgets all users and sessions, as a store that lost its data does.
+// SetMute has registering and ending happen but fail, as when the answer is lost.
+func (m *Memory) SetMute(mute bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mute = mute
+}
+
+// answer is what a caller gets of what happened.
+func (m *Memory) answer(r presence.Registered) (presence.Registered, error) {
+	if m.mute {
+		return presence.Registered{}, errAway
+	}
+	return r, nil
+}
+
+func (m *Memory) before(method string) {
+	if m.Before != nil {
+		m.Before(method)
+	}
+}
+
+// Lose forgets all services, users and sessions, as a store that lost its data does.
 func (m *Memory) Lose() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.model = &Model{Lease: m.model.Lease, Stall: m.model.Stall, Partition: m.Partition}
 	m.sids = map[presence.Key]string{}
+	m.services, m.changes = map[string]presence.Service{}, 0
+	m.run++
 }
 
 // Calls returns how often each method was called since the last time.
@@ -143,29 +170,48 @@ func (m *Memory) BeatServices(context.Context) (string, uint64, error) {
 		return "", 0, err
 	}
 	defer m.mu.Unlock()
-	return "run", m.changes, nil
+	return m.runLocked(), m.changes, nil
+}
+
+func (m *Memory) runLocked() string { return fmt.Sprint("run", m.run) }
+
+// RestoreService implements presence.ServiceStore.
+func (m *Memory) RestoreService(_ context.Context, v presence.Service, run string) (presence.Service, error) {
+	if err := m.lock(); err != nil {
+		return presence.Service{}, err
+	}
+	defer m.mu.Unlock()
+	have, ok := m.services[v.SID]
+	switch {
+	case ok:
+		return have, nil
+	case run == "" || run == m.runLocked():
+		return presence.Service{}, presence.ErrNoService
+	}
+	m.services[v.SID] = v
+	m.changes++
+	return v, nil
 }
 
 // Register implements presence.Store.
-func (m *Memory) Register(_ context.Context, _ presence.Partition, n presence.NodeID, list []presence.Held) (r presence.Registered, err error) {
+func (m *Memory) Register(_ context.Context, p presence.Partition, n presence.NodeID, list []presence.Held) (presence.Registered, error) {
+	m.before("Register")
 	if err := m.lock(); err != nil {
-		return r, err
+		return presence.Registered{}, err
 	}
 	defer m.mu.Unlock()
 	m.calls["Register"]++
+	r, ts := m.model.Register(time.Now(), n, p, list)
 	for _, h := range list {
-		o, ts := m.model.Register(time.Now(), n, h)
 		if _, ok := m.sids[h.Key]; !ok {
 			m.sids[h.Key] = h.UserSID
 			if h.UserSID == "" {
 				m.sids[h.Key] = fmt.Sprintf("US%032x", len(m.sids))
 			}
 		}
-		m.publish(ts)
-		r.Outcomes = append(r.Outcomes, o)
 	}
-	r.Ops = m.model.part(0).ops[n]
-	return r, nil
+	m.publish(ts)
+	return m.answer(r)
 }
 
 // Open implements presence.Store.
@@ -189,19 +235,16 @@ func (m *Memory) EnsureUser(_ context.Context, k presence.Key, _ presence.Servic
 }
 
 // End implements presence.Store.
-func (m *Memory) End(_ context.Context, _ presence.Partition, n presence.NodeID, list []presence.Ended) (r presence.Registered, err error) {
+func (m *Memory) End(_ context.Context, p presence.Partition, n presence.NodeID, list []presence.Ended) (presence.Registered, error) {
+	m.before("End")
 	if err := m.lock(); err != nil {
-		return r, err
+		return presence.Registered{}, err
 	}
 	defer m.mu.Unlock()
 	m.calls["End"]++
-	for _, e := range list {
-		o, ts := m.model.End(time.Now(), n, e)
-		m.publish(ts)
-		r.Outcomes = append(r.Outcomes, o)
-	}
-	r.Ops = m.model.part(0).ops[n]
-	return r, nil
+	r, ts := m.model.End(time.Now(), n, p, list)
+	m.publish(ts)
+	return m.answer(r)
 }
 
 // Beat implements presence.Store.
