@@ -59,7 +59,7 @@ type Welcome struct {
 
 // Problem is why a request was not done. It is the only error that Session methods
 // return to a Handler.
-type Problem struct {
+type Problem struct { //nolint:errname // named for what the client gets
 	Code  ErrorCode
 	Retry time.Duration // when it may be tried again; 0 where that is of no use
 	// Close is the code with which to end the session if the request was its hello.
@@ -168,7 +168,9 @@ func (s *Session) Open(ctx context.Context, h Hello, answer func(Welcome) []byte
 	s.mu.Unlock()
 	s.srv.greeted(s)
 	if err := s.open(ctx, h, answer); err != nil {
-		return s.srv.problem(err)
+		p := s.srv.problem(err)
+		s.refusal = p
+		return p
 	}
 	return nil
 }

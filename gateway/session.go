@@ -71,9 +71,10 @@ type Session struct {
 	address  address
 	requests bucket
 	refusals bucket
-	attached bool // the hub knows the mailbox
-	joined   bool // presence was told of the session, and not yet of its end
-	counted  bool // among the sessions that were let in
+	attached bool  // the hub knows the mailbox
+	joined   bool  // presence was told of the session, and not yet of its end
+	counted  bool  // among the sessions that were let in
+	refusal  error // why hello was refused; nil if it was not
 
 	waiting bool // guarded by Server.mu: counts as pending
 	member  bool // guarded by Server.mu: counts for its user
@@ -136,6 +137,7 @@ func (s *Session) end(ctx context.Context, err error) {
 			how = presence.EndClean
 		case -1:
 			s.sock.abort() // nobody is there to write to, so the socket need not wait for the store
+		default: // closed for any other reason: it may come back
 		}
 	}
 	if s.attached {
@@ -190,7 +192,7 @@ func readAll(r io.Reader, b []byte) ([]byte, error) {
 		n, err := r.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
 		switch {
-		case err == io.EOF: //nolint:errorlint // a reader returns io.EOF itself
+		case err == io.EOF:
 			return b, nil
 		case err != nil:
 			return b, err
