@@ -102,6 +102,8 @@ type node struct {
 	tokens  *auth.Verifier
 	basic   auth.Basic
 	key     auth.Key
+	// published is fed by the heartbeats.
+	published published
 }
 
 func newNode(id presence.NodeID, cfg configs.Config, client redis.UniversalClient, store *redisstore.Store, reg prometheus.Registerer, log *zap.Logger) *node {
@@ -119,7 +121,10 @@ func newNode(id presence.NodeID, cfg configs.Config, client redis.UniversalClien
 	n.tracker = presence.NewTracker(store, n.dir, presence.TrackerOptions{
 		Node: id, Heartbeat: cfg.Heartbeat, Linger: cfg.Linger, Handover: max(handover, cfg.Linger), Renew: store.OnlineTTL() / 2,
 		Ended: func(s presence.SessionID) { n.server.End(s) },
-		Beat:  n.hub.Beat,
+		Beat: func(p presence.Partition, run string, seq uint64) {
+			n.published.beat(p, run, seq)
+			n.hub.Beat(p, run, seq)
+		},
 	})
 	reg.MustRegister(newCollector(n))
 	return n
