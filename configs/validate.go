@@ -25,7 +25,7 @@ func (p *problems) add(key, format string, args ...any) {
 
 // between adds a problem unless lo <= v <= hi.
 func between[T int | Bytes | time.Duration](p *problems, key string, v, lo, hi T) {
-	if !(v >= lo && v <= hi) { //nolint:staticcheck // QF1001: written so that NaN is out of bounds
+	if v < lo || v > hi {
 		p.add(key, "is %v: set it from %v to %v", v, lo, hi)
 	}
 }
@@ -150,7 +150,7 @@ const idleLimit = 55 * time.Second
 func (c *Config) validateTimers(p *problems) {
 	between(p, "heartbeat", c.Heartbeat, 50*time.Millisecond, time.Minute)
 	between(p, "linger", c.Linger, 0, time.Minute)
-	between(p, "ping_interval", c.PingInterval, 100*time.Millisecond, idleLimit)
+	between(p, "ping_interval", c.PingInterval, time.Second, idleLimit)
 	between(p, "pong_timeout", c.PongTimeout, 50*time.Millisecond, idleLimit)
 	between(p, "hello_timeout", c.HelloTimeout, 100*time.Millisecond, time.Minute)
 	between(p, "drain_timeout", c.DrainTimeout, 0, 10*time.Minute)
@@ -165,9 +165,9 @@ func (c *Config) validateTimers(p *problems) {
 		p.add("ping_interval", "and pong_timeout are %v together, and load balancers cut connections that are silent for 60s: "+
 			"lower them to less than %v together", c.PingInterval+c.PongTimeout, idleLimit)
 	}
-	if c.PongTimeout > c.PingInterval {
+	if c.PongTimeout >= c.PingInterval {
 		p.add("pong_timeout", "is %v, so the next ping (every %v) would go out before the answer to the last is due: "+
-			"lower it to ping_interval or less", c.PongTimeout, c.PingInterval)
+			"make it less than ping_interval", c.PongTimeout, c.PingInterval)
 	}
 }
 

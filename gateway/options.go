@@ -80,7 +80,7 @@ type Timers struct {
 	// peer that takes nothing for as long as it takes to find a dead one is dead.
 	Write   time.Duration
 	Close   time.Duration // from a close frame to the client's. Default 5 s
-	Request time.Duration // for the store to answer. Default 5 s; less than Pong
+	Request time.Duration // for the store to answer; less than Pong. Default 5 s, or half of Pong if that is less
 	// ExpiryWarning is how long before its token expires a client is told, or a tenth
 	// of the token's life if that is less. Default 60 s.
 	ExpiryWarning time.Duration
@@ -137,7 +137,7 @@ func (o Options) withDefaults() (Options, error) {
 	t.Pong = cmp.Or(t.Pong, 8*time.Second)
 	t.Write = cmp.Or(t.Write, t.Ping+t.Pong)
 	t.Close = cmp.Or(t.Close, 5*time.Second)
-	t.Request = cmp.Or(t.Request, 5*time.Second)
+	t.Request = cmp.Or(t.Request, min(5*time.Second, t.Pong/2))
 	t.ExpiryWarning = cmp.Or(t.ExpiryWarning, time.Minute)
 	t.Drain = cmp.Or(t.Drain, 15*time.Second)
 	if t.Ping < time.Second || t.Pong <= 0 || t.Pong >= t.Ping || t.Request >= t.Pong ||

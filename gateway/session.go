@@ -276,9 +276,10 @@ func (s *Session) Send(frame []byte) {
 	}
 }
 
-// Close ends the session with a close frame, after what waits and then last (which
-// may be nil) were written, and gives the client a few seconds to answer. Only the
-// first Close counts. It does not block.
+// Close ends the session with a close frame, and gives the client a few seconds to
+// answer. Before it comes last (which may be nil), and before that the first of what
+// waits, as much as one write takes; the rest is dropped. Only the first Close
+// counts. It does not block.
 func (s *Session) Close(code CloseCode, last []byte) {
 	how := presence.EndLost
 	if code == CloseEnded {

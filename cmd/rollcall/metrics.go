@@ -1,7 +1,11 @@
 package main
 
 import (
+	"sync"
+
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rollcall-presence/rollcall/presence"
 )
 
 // collector shows the counters of the packages that know no Prometheus.
@@ -32,12 +36,52 @@ var domainMetrics = []struct {
 	{"rollcall_sessions_registered_total", "Sessions registered anew: renewals, repairs and the switch.", nil},
 	{"rollcall_tracked_sessions", "Sessions that make their user online.", nil},
 	{"rollcall_owed_ends", "Ends of sessions that the store has yet to be told.", nil},
+	{"rollcall_events_published_total", "Events of users that any node published since the first heartbeats of this one, which tell.", nil},
 	{"rollcall_events_received_total", "Events received for partitions with a subscriber here.", nil},
 	{"rollcall_events_delivered_total", "Updates put into sessions' mailboxes.", nil},
 	{"rollcall_events_conflated_total", "Updates delivered by merging them into one that still waited.", nil},
 	{"rollcall_gaps_total", "Times that events were missed, by what showed it.", []string{"cause"}},
 	{"rollcall_repairs_total", "Partitions whose subscribed users were read again, by outcome.", []string{"outcome"}},
 	{"rollcall_subscriptions", "Pairs of session and subscribed user.", nil},
+}
+
+// published counts the events of all partitions from what heartbeats tell of their
+// counters. The zero value is ready for use, by any goroutine.
+type published struct {
+	mu   sync.Mutex // guards the following
+	n    uint64
+	last map[presence.Partition]counter
+}
+
+// counter is the state of a partition's event counter.
+type counter struct {
+	run string
+	seq uint64
+}
+
+// beat takes the state of a counter. What was published before its first is not
+// counted; another run began at zero.
+func (e *published) beat(p presence.Partition, run string, seq uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.last == nil {
+		e.last = map[presence.Partition]counter{}
+	}
+	was, ok := e.last[p]
+	switch {
+	case !ok:
+	case was.run != run && was.run != "": // the store lost its data meanwhile
+		e.n += seq
+	case seq > was.seq:
+		e.n += seq - was.seq
+	}
+	e.last[p] = counter{run, seq}
+}
+
+func (e *published) total() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.n
 }
 
 func newCollector(n *node) *collector {
@@ -83,6 +127,7 @@ func (c *collector) samples() []sample {
 		count("rollcall_sessions_registered_total", float64(t.Registered)),
 		gauge("rollcall_tracked_sessions", float64(t.Sessions)),
 		gauge("rollcall_owed_ends", float64(t.Owed)),
+		count("rollcall_events_published_total", float64(c.n.published.total())),
 		count("rollcall_events_received_total", float64(h.Received)),
 		count("rollcall_events_delivered_total", float64(h.Delivered)),
 		count("rollcall_events_conflated_total", float64(h.Conflated)),

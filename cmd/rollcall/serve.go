@@ -103,6 +103,8 @@ type node struct {
 	tokens  *auth.Verifier
 	basic   auth.Basic
 	key     auth.Key
+	// published is fed by the heartbeats.
+	published published
 }
 
 func newNode(id presence.NodeID, cfg configs.Config, client redis.UniversalClient, store *redisstore.Store, reg prometheus.Registerer, log *zap.Logger) *node {
@@ -120,7 +122,10 @@ func newNode(id presence.NodeID, cfg configs.Config, client redis.UniversalClien
 	n.tracker = presence.NewTracker(store, n.dir, presence.TrackerOptions{
 		Node: id, Heartbeat: cfg.Heartbeat, Linger: cfg.Linger, Handover: max(handover, cfg.Linger), Renew: store.OnlineTTL() / 2,
 		Ended: func(s presence.SessionID) { n.server.End(s) },
-		Beat:  n.hub.Beat,
+		Beat: func(p presence.Partition, run string, seq uint64) {
+			n.published.beat(p, run, seq)
+			n.hub.Beat(p, run, seq)
+		},
 	})
 	reg.MustRegister(newCollector(n))
 	return n
@@ -308,14 +313,39 @@ func openRedis(cfg configs.Config) (redis.UniversalClient, func(), error) {
 		return client, func() { _ = client.Close() }, nil
 	}
 	m := miniredis.NewMiniRedis()
-	m.ClockTTL(true)
 	if err := m.StartAddr("127.0.0.1:0"); err != nil {
 		return nil, nil, fmt.Errorf("embedded store: %w", err)
 	}
+	ctx, stop := context.WithCancel(context.Background())
+	var aging sync.WaitGroup
+	aging.Go(func() { age(ctx, m) })
 	client := redis.NewClient(&redis.Options{
 		Addr: m.Addr(), Protocol: 2, DisableIdentity: true, MaxRetries: -1, ContextTimeoutEnabled: true,
 	})
-	return client, func() { _ = client.Close(); m.Close() }, nil
+	return client, func() { _ = client.Close(); stop(); aging.Wait(); m.Close() }, nil
+}
+
+// agingInterval is how late the embedded store's keys may expire. None lives less
+// than minutes, and each look at them takes time in the number of all keys.
+const agingInterval = 5 * time.Second
+
+// age lets the keys of m expire, until ctx ends. Miniredis can do so by itself, but
+// then looks at every key at every command, those in scripts too: with a few
+// thousand users it does nothing else.
+func age(ctx context.Context, m *miniredis.Miniredis) {
+	tick := time.NewTicker(agingInterval)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := time.Now()
+		m.FastForward(now.Sub(last))
+		last = now
+	}
 }
 
 func listen(ctx context.Context, cfg configs.Config) (public, admin net.Listener, err error) {
