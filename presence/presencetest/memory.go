@@ -147,24 +147,22 @@ func (m *Memory) BeatServices(context.Context) (string, uint64, error) {
 }
 
 // Register implements presence.Store.
-func (m *Memory) Register(_ context.Context, _ presence.Partition, n presence.NodeID, list []presence.Held) (r presence.Registered, err error) {
+func (m *Memory) Register(_ context.Context, p presence.Partition, n presence.NodeID, list []presence.Held) (r presence.Registered, err error) {
 	if err := m.lock(); err != nil {
 		return r, err
 	}
 	defer m.mu.Unlock()
 	m.calls["Register"]++
+	r, ts := m.model.Register(time.Now(), n, p, list)
 	for _, h := range list {
-		o, ts := m.model.Register(time.Now(), n, h)
 		if _, ok := m.sids[h.Key]; !ok {
 			m.sids[h.Key] = h.UserSID
 			if h.UserSID == "" {
 				m.sids[h.Key] = fmt.Sprintf("US%032x", len(m.sids))
 			}
 		}
-		m.publish(ts)
-		r.Outcomes = append(r.Outcomes, o)
 	}
-	r.Ops = m.model.part(0).ops[n]
+	m.publish(ts)
 	return r, nil
 }
 
@@ -189,18 +187,14 @@ func (m *Memory) EnsureUser(_ context.Context, k presence.Key, _ presence.Servic
 }
 
 // End implements presence.Store.
-func (m *Memory) End(_ context.Context, _ presence.Partition, n presence.NodeID, list []presence.Ended) (r presence.Registered, err error) {
+func (m *Memory) End(_ context.Context, p presence.Partition, n presence.NodeID, list []presence.Ended) (r presence.Registered, err error) {
 	if err := m.lock(); err != nil {
 		return r, err
 	}
 	defer m.mu.Unlock()
 	m.calls["End"]++
-	for _, e := range list {
-		o, ts := m.model.End(time.Now(), n, e)
-		m.publish(ts)
-		r.Outcomes = append(r.Outcomes, o)
-	}
-	r.Ops = m.model.part(0).ops[n]
+	r, ts := m.model.End(time.Now(), n, p, list)
+	m.publish(ts)
 	return r, nil
 }
 

@@ -69,13 +69,22 @@ func (u *user) event(k presence.Key, r presence.Reasons) Transition {
 	return Transition{Key: k, Online: u.online, Epoch: u.epoch, Reasons: r}
 }
 
-// Register is a node recording one session.
-func (m *Model) Register(now time.Time, n presence.NodeID, h presence.Held) (presence.Outcome, []Transition) {
-	p := m.part(m.Partition(h.Key))
+// Register is a node recording sessions of one partition.
+func (m *Model) Register(now time.Time, n presence.NodeID, q presence.Partition, list []presence.Held) (r presence.Registered, out []Transition) {
+	p := m.part(q)
 	p.ops[n]++
+	r.Ops = p.ops[n]
 	if _, ok := p.leases[n]; !ok {
 		p.leases[n] = now.Add(m.Lease)
 	}
+	for _, h := range list {
+		o, ts := m.register(p, n, h)
+		r.Outcomes, out = append(r.Outcomes, o), append(out, ts...)
+	}
+	return r, out
+}
+
+func (m *Model) register(p *partition, n presence.NodeID, h presence.Held) (presence.Outcome, []Transition) {
 	if p.end[n][h.ID] {
 		return presence.Refused, nil
 	}
@@ -89,7 +98,7 @@ func (m *Model) Register(now time.Time, n presence.NodeID, h presence.Held) (pre
 	delete(p.linger, h.Key)
 	outcome := presence.Unchanged
 	if h.Service.Enabled && (u.online != presence.True || u.epoch < h.Service.Epoch) {
-		u.epoch = h.Service.Epoch
+		u.epoch = max(u.epoch, h.Service.Epoch) // the node may be behind
 		outcome = presence.Changed
 	}
 	u.online = presence.True
@@ -113,10 +122,19 @@ func (m *Model) offline(k presence.Key) Transition {
 	return m.users[k].event(k, presence.ReasonOnline)
 }
 
-// End is a node reporting that one session ended.
-func (m *Model) End(now time.Time, n presence.NodeID, e presence.Ended) (presence.Outcome, []Transition) {
-	p := m.part(m.Partition(e.Key))
+// End is a node reporting that sessions of one partition ended.
+func (m *Model) End(now time.Time, n presence.NodeID, q presence.Partition, list []presence.Ended) (r presence.Registered, out []Transition) {
+	p := m.part(q)
 	p.ops[n]++
+	r.Ops = p.ops[n]
+	for _, e := range list {
+		o, ts := m.end(p, now, n, e)
+		r.Outcomes, out = append(r.Outcomes, o), append(out, ts...)
+	}
+	return r, out
+}
+
+func (m *Model) end(p *partition, now time.Time, n presence.NodeID, e presence.Ended) (presence.Outcome, []Transition) {
 	delete(p.held[n], e.ID)
 	delete(p.end[n], e.ID)
 	removed := false
@@ -132,13 +150,8 @@ func (m *Model) End(now time.Time, n presence.NodeID, e presence.Ended) (presenc
 		p.linger[e.Key] = now.Add(e.Linger)
 		return presence.Lingering, nil
 	}
-	delete(p.linger, e.Key)
-	u := m.users[e.Key]
-	if !e.Service.Enabled && u.epoch <= e.Service.Epoch {
-		u.online = presence.False
-		return presence.Unchanged, nil
-	}
 	if e.Service.Enabled {
+		u := m.users[e.Key]
 		u.epoch = max(u.epoch, e.Service.Epoch)
 	}
 	return presence.Changed, []Transition{m.offline(e.Key)}

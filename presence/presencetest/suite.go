@@ -68,6 +68,10 @@ func Run(t *testing.T, open func(*testing.T) *Harness) {
 		{"Leave", leave},
 		{"Revisions", revisions},
 		{"LateCloseOfOldSession", lateClose},
+		{"EndUnderStaleSwitch", endUnderStaleSwitch},
+		{"OpenUnderStaleEpoch", openUnderStaleEpoch},
+		{"ReapInChunks", reapInChunks},
+		{"BackWithinLingerOnDyingNode", backOnDyingNode},
 		{"DeleteUser", deleteUser},
 		{"DeleteService", deleteService},
 		{"Tenancy", tenancy},
@@ -348,6 +352,106 @@ func lateClose(t *testing.T, h *Harness) {
 	w.wantEvents("late ends")
 }
 
+// A node that has not heard that the switch is on again publishes an end: others,
+// who have heard, show the user online.
+func endUnderStaleSwitch(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	w.register("n1", "ada", 1)
+	w.flip(false)
+	behind := w.service
+	w.flip(true)
+	now := w.service
+	w.Events()
+	w.wantOnline("switched on again", "ada", presence.True)
+	w.service = behind
+	w.end("n1", "ada", 1, 0)
+	w.service = now
+	w.wantOnline("left", "ada", presence.Null)
+	w.wantEvents("left, told by a node that is behind", presence.False)
+}
+
+// A node that is behind does not take a user back to an older epoch.
+func openUnderStaleEpoch(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	behind := w.service
+	w.flip(false)
+	w.flip(true)
+	now := w.service
+	w.register("n2", "ada", 2)
+	w.end("n2", "ada", 2, 0)
+	w.service = behind
+	w.register("n1", "ada", 1)
+	w.end("n1", "ada", 1, 0)
+	w.service = now
+	w.wantOnline("left", "ada", presence.False)
+}
+
+// What one heartbeat reaps is bounded; it tells that there is more.
+func reapInChunks(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	q := w.Store.Partition(w.key("ada"))
+	var held []presence.Held
+	for i := 0; len(held) < 450; i++ {
+		if k := w.key(fmt.Sprint("user", i)); w.Store.Partition(k) == q {
+			held = append(held, presence.Held{Key: k, ID: sessionID(i), Service: w.service})
+		}
+	}
+	w.beat("n2", "ada")
+	must(w.Store.Register(w.ctx, q, "n1", held))(t)
+	for range 2 {
+		w.Advance(Lease / 2)
+		w.beat("n2", "ada")
+	}
+	w.beat("n2", "ada")
+	left := 450
+	var offline int
+	for range 10 {
+		w.Advance(time.Second)
+		b := w.beat("n2", "ada")
+		offline += b.OfflineByLease
+		if left = len(must(w.Store.Sessions(w.ctx, q, "n1"))(t)); (left > 0) != (b.Due > 0) || b.Reaped > 200 {
+			t.Fatalf("beat = %+v with %d left; want at most 200 reaped, and to be told of the rest", b, left)
+		}
+		if left == 0 {
+			break
+		}
+	}
+	if events := w.Events(); left != 0 || len(events) != 900 {
+		t.Errorf("%d sessions left, %d events; want none, and 450 each of online and offline", left, len(events))
+	}
+
+	must(w.Store.Register(w.ctx, q, "n2", held))(t)
+	ends := make([]presence.Ended, len(held))
+	for i, h := range held {
+		ends[i] = presence.Ended{Key: h.Key, ID: h.ID, Linger: Linger / 2, Service: w.service}
+	}
+	must(w.Store.End(w.ctx, q, "n2", ends))(t)
+	w.Events()
+	w.Advance(Linger / 2)
+	for i, want := range []int{200, 200, 50, 0} {
+		if b := w.beat("n2", "ada"); b.OfflineByLinger != want || (b.Due > 0) != (i < 2) {
+			t.Errorf("beat %d after 450 lingers fell due = %+v; want %d offline", i, b, want)
+		}
+	}
+}
+
+// A linger that a session's coming back ended is over: it neither hastens nor hides
+// what becomes of that session.
+func backOnDyingNode(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	w.beat("n1", "ada")
+	w.beat("n2", "ada")
+	w.register("n1", "ada", 1)
+	w.end("n1", "ada", 1, 10*Lease)
+	w.register("n2", "ada", 2)
+	w.Events()
+	for range 2 {
+		w.Advance(Lease / 2)
+		w.beat("n1", "ada")
+	}
+	w.wantEvents("the node died after the session came back to it", presence.False)
+}
+
 func deleteUser(t *testing.T, h *Harness) {
 	w := newWorld(t, h, true)
 	w.register("n1", "ada", 1)
@@ -577,6 +681,10 @@ func model(t *testing.T, h *Harness) {
 		node := rapid.SampledFrom(nodes)
 		identity := rapid.SampledFrom(identities)
 		session := rapid.IntRange(1, 3)
+		some := func(rt *rapid.T, q presence.Partition) []string { // users of a partition, perhaps one twice
+			home := slices.DeleteFunc(slices.Clone(identities), func(id string) bool { return h.Store.Partition(w.key(id)) != q })
+			return rapid.SliceOfN(rapid.SampledFrom(home), 1, 3).Draw(rt, "identities")
+		}
 		check := func(what string, want []Transition) {
 			var got []Transition
 			for _, e := range h.Events() {
@@ -605,24 +713,28 @@ func model(t *testing.T, h *Harness) {
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"register": func(rt *rapid.T) {
-				n, id, s := node.Draw(rt, "node"), identity.Draw(rt, "identity"), session.Draw(rt, "session")
-				// a session belongs to one user and one node
-				held := presence.Held{Key: w.key(id), ID: sessionOf(n, id, s), Service: known[n]}
-				want, out := m.Register(now, n, held)
-				got := must(h.Store.Register(w.ctx, h.Store.Partition(held.Key), n, []presence.Held{held}))(t)
-				if got.Outcomes[0] != want {
-					rt.Fatalf("Register = %v; want %v", got.Outcomes[0], want)
+				n, q := node.Draw(rt, "node"), h.Store.Partition(w.key(identity.Draw(rt, "identity")))
+				var list []presence.Held
+				for _, id := range some(rt, q) {
+					// a session belongs to one user and one node
+					list = append(list, presence.Held{Key: w.key(id), ID: sessionOf(n, id, session.Draw(rt, "session")), Service: known[n]})
+				}
+				want, out := m.Register(now, n, q, list)
+				if diff := cmp.Diff(want, must(h.Store.Register(w.ctx, q, n, list))(t)); diff != "" {
+					rt.Fatalf("Register (-want +got):\n%s", diff)
 				}
 				check("register", out)
 			},
 			"end": func(rt *rapid.T) {
-				n, id, s := node.Draw(rt, "node"), identity.Draw(rt, "identity"), session.Draw(rt, "session")
-				l := time.Duration(rapid.SampledFrom([]int{0, 0, 10, 60}).Draw(rt, "linger")) * time.Second
-				e := presence.Ended{Key: w.key(id), ID: sessionOf(n, id, s), Linger: l, Service: known[n]}
-				want, out := m.End(now, n, e)
-				got := must(h.Store.End(w.ctx, h.Store.Partition(e.Key), n, []presence.Ended{e}))(t)
-				if got.Outcomes[0] != want {
-					rt.Fatalf("End = %v; want %v", got.Outcomes[0], want)
+				n, q := node.Draw(rt, "node"), h.Store.Partition(w.key(identity.Draw(rt, "identity")))
+				var list []presence.Ended
+				for _, id := range some(rt, q) {
+					l := time.Duration(rapid.SampledFrom([]int{0, 0, 10, 60}).Draw(rt, "linger")) * time.Second
+					list = append(list, presence.Ended{Key: w.key(id), ID: sessionOf(n, id, session.Draw(rt, "session")), Linger: l, Service: known[n]})
+				}
+				want, out := m.End(now, n, q, list)
+				if diff := cmp.Diff(want, must(h.Store.End(w.ctx, q, n, list))(t)); diff != "" {
+					rt.Fatalf("End (-want +got):\n%s", diff)
 				}
 				check("end", out)
 			},

@@ -32,7 +32,7 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', nodes, '-inf', str(now), 'LIMI
     local session, svc, id = split(member)
     redis.call('HDEL', onkey(svc, id), session)
     if orphan(svc, id) and not redis.call('ZSCORE', lingers, svc .. id) then
-      offline(svc, id)
+      offline(svc, id, 0, 0)
       by_lease = by_lease + 1
     end
   end
@@ -50,7 +50,7 @@ for _, member in ipairs(due) do
   redis.call('ZREM', lingers, member)
   local svc, id = string.sub(member, 1, SERVICE), string.sub(member, SERVICE + 1)
   if orphan(svc, id) then
-    offline(svc, id)
+    offline(svc, id, 0, 0)
     by_linger = by_linger + 1
   end
 end

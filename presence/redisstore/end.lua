@@ -15,8 +15,8 @@ for i = 3, #ARGV, 7 do
   -- a repeated end changes nothing: neither a linger that began since, nor its due time
   if orphan(svc, id) and (removed or not lingers) then
     if linger == 0 then
-      redis.call('ZREM', base .. ':linger', member)
-      if offline(svc, id, ARGV[i + 4] == '1', tonumber(ARGV[i + 5]), tonumber(ARGV[i + 6])) then outcome = 1 end
+      offline(svc, id, ARGV[i + 4] == '1' and tonumber(ARGV[i + 5]) or 0, tonumber(ARGV[i + 6]))
+      outcome = 1
     else
       redis.call('ZADD', base .. ':linger', str(now + linger), member)
       outcome = 2

@@ -55,22 +55,14 @@ local function create(svc, id, sid, role)
   return tonumber(redis.call('HGET', base .. ':seq', 'rev')) or 0
 end
 
--- The offline transition of a user whose last session is gone. known: the epoch
--- and switch as the caller knows them, or nil. Nothing is published for a service
--- that the caller knows to be switched off, unless the user's record is newer.
-local function offline(svc, id, enabled, epoch, floor)
+-- The offline transition of a user whose last session is gone. epoch: the service's
+-- if its switch is known to be on, else 0. It is published whatever the switch: the
+-- caller may not have heard of a flip that others have heard of.
+local function offline(svc, id, epoch, floor)
   local u = ukey(svc, id)
-  local stamped = tonumber(redis.call('HGET', u, 'epoch')) or 0
+  if epoch > (tonumber(redis.call('HGET', u, 'epoch')) or 0) then redis.call('HSET', u, 'epoch', str(epoch)) end
   redis.call('HSET', u, 'online', '0', 'last_online', str(now))
-  if enabled == nil then
-    emit(svc, id, 1, 0)
-  elseif enabled or stamped > epoch then
-    if enabled and epoch > stamped then redis.call('HSET', u, 'epoch', str(epoch)) end
-    emit(svc, id, 1, floor)
-  else
-    return false
-  end
-  return true
+  emit(svc, id, 1, floor)
 end
 
 -- True if the user is recorded online without any session to keep it so.

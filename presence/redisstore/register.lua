@@ -22,9 +22,9 @@ for i = 5, #ARGV, 8 do
     redis.call('SADD', base .. ':node:' .. node, session .. svc .. id)
     redis.call('ZREM', base .. ':linger', svc .. id)
     local f = redis.call('HMGET', u, 'online', 'epoch')
-    local mask = 0
-    if enabled and (f[1] ~= '1' or (tonumber(f[2]) or 0) < epoch) then
-      redis.call('HSET', u, 'online', '1', 'epoch', str(epoch))
+    local mask, stamped = 0, tonumber(f[2]) or 0
+    if enabled and (f[1] ~= '1' or stamped < epoch) then
+      redis.call('HSET', u, 'online', '1', 'epoch', str(math.max(epoch, stamped)))
       mask = 1
     elseif f[1] ~= '1' then
       redis.call('HSET', u, 'online', '1')
