@@ -3,7 +3,9 @@ package presence
 import (
 	"container/heap"
 	"context"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,8 +45,8 @@ const (
 	// lingerSlack is how long after its due time a linger is settled: what falls due
 	// within it is settled together.
 	lingerSlack = 20 * time.Millisecond
-	// retryChunk bounds the ends of sessions that are told again in one script.
-	retryChunk = 100
+	// endChunk bounds the ends of sessions that one script is told of.
+	endChunk = 100
 )
 
 // Tracker keeps the store's record of one node's sessions true: it registers and
@@ -71,11 +73,17 @@ type Tracker struct {
 type part struct {
 	mu     sync.Mutex // guards the following
 	held   map[SessionID]held
-	owed   map[SessionID]Ended // ends that the store has not taken yet
-	ops    int64               // highest count of own operations seen
-	dirty  bool                // what the store has may differ from held
-	renew  time.Time           // when held is to be registered anew
+	owed   map[SessionID]Ended // ends that the store has not confirmed yet
+	dirty  bool                // held is to be registered anew
+	unsure bool                // what the store has is to be compared with held
+	renew  time.Time           // when held is to be registered anew anyway
 	queued bool                // is in urgent
+	// Operations of this node as the store counts them: the highest count seen, and
+	// how many were answered. Where the two differ while none is under way, one was
+	// carried out that was given up here.
+	ops, answered int64
+	started       int64 // operations ever begun
+	flying        int   // of those, under way
 	// registering is closed when the registering anew that runs now is over. An end
 	// waits for it, lest it be overtaken and the session come back to life.
 	registering chan struct{}
@@ -162,7 +170,6 @@ func (t *Tracker) Open(ctx context.Context, k Key, s SessionID) (User, error) {
 		p.held = map[SessionID]held{}
 	}
 	p.held[s] = held{key: k}
-	before := p.ops
 	p.mu.Unlock()
 	t.stats.sessions.Add(1)
 
@@ -171,14 +178,15 @@ func (t *Tracker) Open(ctx context.Context, k Key, s SessionID) (User, error) {
 		t.drop(p, s)
 		return User{}, err
 	}
-	r, u, err := t.store.Open(ctx, q, t.opt.Node, Held{Key: k, ID: s, Service: service})
+	var u User
+	r, err := t.operate(p, func() (r Registered, err error) {
+		r, u, err = t.store.Open(ctx, q, t.opt.Node, Held{Key: k, ID: s, Service: service})
+		return r, err
+	})
 	if err != nil {
-		// It may have happened.
 		t.drop(p, s)
-		t.owe(p, Ended{Key: k, ID: s, Linger: service.LingerOr(t.opt.Linger), Service: service})
 		return User{}, err
 	}
-	t.saw(p, before, r.Ops)
 	switch r.Outcomes[0] {
 	case Refused:
 		t.drop(p, s)
@@ -212,9 +220,25 @@ func (t *Tracker) Ensure(ctx context.Context, k Key) (User, error) {
 func (t *Tracker) Close(ctx context.Context, k Key, s SessionID, how End) error {
 	q := t.store.Partition(k)
 	p := &t.parts[q]
-	if !t.drop(p, s) {
+	e := t.ended(k, s, how)
+	p.mu.Lock()
+	if _, ok := p.held[s]; !ok {
+		p.mu.Unlock()
 		return nil
 	}
+	delete(p.held, s)
+	if p.owed == nil {
+		p.owed = map[SessionID]Ended{}
+	}
+	p.owed[s] = e
+	p.mu.Unlock()
+	t.stats.sessions.Add(-1)
+	t.stats.owed.Add(1)
+	return t.end(ctx, q, []Ended{e})
+}
+
+// ended is the end of a session as the store is told of it.
+func (t *Tracker) ended(k Key, s SessionID, how End) Ended {
 	service, _ := t.dir.Cached(k.Service)
 	if service.SID == "" { // deleted meanwhile
 		service.SID, service.Linger = k.Service, -1
@@ -227,18 +251,15 @@ func (t *Tracker) Close(ctx context.Context, k Key, s SessionID, how End) error 
 	case EndDrain:
 		e.Linger = max(service.LingerOr(t.opt.Linger), t.opt.Handover)
 	}
-	if err := t.end(ctx, q, []Ended{e}); err != nil {
-		t.owe(p, e)
-		return err
-	}
-	return nil
+	return e
 }
 
 // end tells the store of ends, after a registering anew that may hold them still.
+// What it takes is not owed any longer. To tell of an end twice changes nothing.
 func (t *Tracker) end(ctx context.Context, q Partition, ends []Ended) error {
 	p := &t.parts[q]
 	p.mu.Lock()
-	registering, before := p.registering, p.ops
+	registering := p.registering
 	p.mu.Unlock()
 	if registering != nil {
 		select {
@@ -247,62 +268,73 @@ func (t *Tracker) end(ctx context.Context, q Partition, ends []Ended) error {
 			return &Error{Op: "end", Kind: KindUnavailable, Err: ctx.Err()}
 		}
 	}
-	r, err := t.store.End(ctx, q, t.opt.Node, ends)
-	if err != nil {
-		return err
-	}
-	t.saw(p, before, r.Ops)
-	for i, o := range r.Outcomes {
-		switch o {
-		case Changed:
-			t.stats.offlineClean.Add(1)
-		case Lingering:
-			t.stats.lingering.Add(1)
-			t.settleAt(time.Now().Add(ends[i].Linger+lingerSlack), q)
-		case Unchanged, Refused:
+	for chunk := range slices.Chunk(ends, endChunk) {
+		r, err := t.operate(p, func() (Registered, error) { return t.store.End(ctx, q, t.opt.Node, chunk) })
+		if err != nil {
+			return err
+		}
+		p.mu.Lock()
+		before := len(p.owed)
+		for _, e := range chunk {
+			delete(p.owed, e.ID)
+		}
+		t.stats.owed.Add(int64(len(p.owed) - before))
+		p.mu.Unlock()
+		for i, o := range r.Outcomes {
+			switch o {
+			case Changed:
+				t.stats.offlineClean.Add(1)
+			case Lingering:
+				t.stats.lingering.Add(1)
+				t.settleAt(time.Now().Add(chunk[i].Linger+lingerSlack), q)
+			case Unchanged, Refused:
+			}
 		}
 	}
 	return nil
 }
 
-// drop forgets a held session; false if it was not held.
-func (t *Tracker) drop(p *part, s SessionID) bool {
+// drop forgets a session that could not be opened. The store may have it all the
+// same, or a registering anew may have told it.
+func (t *Tracker) drop(p *part, s SessionID) {
 	p.mu.Lock()
 	_, ok := p.held[s]
 	delete(p.held, s)
+	p.unsure = true
 	p.mu.Unlock()
 	if ok {
 		t.stats.sessions.Add(-1)
 	}
-	return ok
 }
 
-// owe remembers an end that the store could not be told of.
-func (t *Tracker) owe(p *part, e Ended) {
+// operate carries out an operation that the store counts, and takes note of the
+// count. On an error nothing is known: it may have happened, or may yet.
+func (t *Tracker) operate(p *part, op func() (Registered, error)) (Registered, error) {
 	p.mu.Lock()
-	if p.owed == nil {
-		p.owed = map[SessionID]Ended{}
-	}
-	p.owed[e.ID] = e
+	before := p.ops
+	p.started++
+	p.flying++
 	p.mu.Unlock()
-	t.stats.owed.Add(1)
-}
-
-// saw takes note of the store's count of this node's operations, of which before
-// was known when the operation was sent.
-func (t *Tracker) saw(p *part, before, ops int64) {
+	r, err := op()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if ops <= before {
-		t.lostLocked(p, ops)
+	p.flying--
+	if err != nil {
+		p.unsure = true
+		return Registered{}, err
 	}
-	p.ops = max(p.ops, ops)
+	p.answered++
+	if r.Ops <= before {
+		t.lostLocked(p, r.Ops)
+	}
+	p.ops = max(p.ops, r.Ops)
+	return r, nil
 }
 
 // lostLocked: the store has reaped this node, or lost what it was told.
 func (t *Tracker) lostLocked(p *part, ops int64) {
 	t.stats.lost.Add(1)
-	p.ops = ops
+	p.ops, p.answered = ops, ops
 	p.dirty = true
 }
 
@@ -316,7 +348,7 @@ func (t *Tracker) nextRenew() time.Time {
 // serviceChanged has every partition with sessions of a service that was switched
 // on served out of turn, which registers them anew, under the new epoch.
 func (t *Tracker) serviceChanged(old, new Service, exists bool) {
-	if exists && new.Enabled && new.Epoch == old.Epoch {
+	if exists && (!new.Enabled || new.Epoch == old.Epoch) {
 		return
 	}
 	var all []SessionID
@@ -332,11 +364,11 @@ func (t *Tracker) serviceChanged(old, new Service, exists bool) {
 				}
 			}
 		}
-		if found && exists && new.Enabled {
+		if found && exists {
 			p.dirty = true
 		}
 		p.mu.Unlock()
-		if found && exists && new.Enabled {
+		if found && exists {
 			t.serveSoon(Partition(q))
 		}
 	}
@@ -402,7 +434,7 @@ func (t *Tracker) Serve(ctx context.Context) error {
 // Partitions whose heartbeat is under way already are left out, or waited for.
 func (t *Tracker) beat(ctx context.Context, group []Partition, wait bool) {
 	ps := make([]Partition, 0, len(group))
-	before := make([]int64, 0, len(group))
+	before := make([]opCount, 0, len(group))
 	for _, q := range group {
 		p := &t.parts[q]
 		select {
@@ -419,7 +451,7 @@ func (t *Tracker) beat(ctx context.Context, group []Partition, wait bool) {
 		}
 		defer func() { <-p.serving }()
 		p.mu.Lock()
-		ps, before = append(ps, q), append(before, p.ops)
+		ps, before = append(ps, q), append(before, opCount{p.ops, p.started, p.flying == 0})
 		p.mu.Unlock()
 	}
 	if len(ps) == 0 {
@@ -439,7 +471,13 @@ func (t *Tracker) beat(ctx context.Context, group []Partition, wait bool) {
 	}
 }
 
-func (t *Tracker) beaten(ctx context.Context, q Partition, before int64, b Beat) {
+// opCount is what was known of this node's operations when a heartbeat was sent.
+type opCount struct {
+	ops, started int64
+	quiet        bool // none was under way
+}
+
+func (t *Tracker) beaten(ctx context.Context, q Partition, before opCount, b Beat) {
 	t.stats.beats.Add(1)
 	t.stats.lastBeat.Store(time.Now().UnixNano())
 	t.stats.reaped.Add(int64(b.Reaped))
@@ -461,33 +499,21 @@ func (t *Tracker) beaten(ctx context.Context, q Partition, before int64, b Beat)
 	}
 	p := &t.parts[q]
 	p.mu.Lock()
-	if b.Ops < before {
+	if b.Ops < before.ops {
 		t.lostLocked(p, b.Ops)
+	} else if before.quiet && before.started == p.started && b.Ops != p.answered {
+		p.ops, p.answered, p.unsure = b.Ops, b.Ops, true
 	}
 	anew := p.dirty || len(p.held) > 0 && !time.Now().Before(p.renew)
-	owed := make([]Ended, 0, min(len(p.owed), retryChunk))
-	for _, e := range p.owed {
-		if len(owed) == retryChunk {
-			break
-		}
-		owed = append(owed, e)
-	}
+	unsure := p.unsure
+	owed := slices.Collect(maps.Values(p.owed))
 	p.mu.Unlock()
 	if anew {
 		t.reconcile(ctx, q)
+	} else if unsure {
+		t.compare(ctx, q)
 	}
-	if len(owed) > 0 && t.end(ctx, q, owed) == nil {
-		p.mu.Lock()
-		for _, e := range owed {
-			delete(p.owed, e.ID)
-		}
-		more := len(p.owed) > 0
-		p.mu.Unlock()
-		t.stats.owed.Add(-int64(len(owed)))
-		if more {
-			t.serveSoon(q)
-		}
-	}
+	_ = t.end(ctx, q, owed) // what fails stays owed
 }
 
 // reconcile makes the store hold just the sessions that are held here: it registers
@@ -498,20 +524,19 @@ func (t *Tracker) reconcile(ctx context.Context, q Partition) {
 	p.mu.Lock()
 	p.dirty = false
 	p.registering = done
-	before := p.ops
 	list := make([]Held, 0, len(p.held))
 	for s, h := range p.held {
 		list = append(list, Held{Key: h.key, ID: s, UserSID: h.sid})
 	}
 	p.mu.Unlock()
 
-	err := t.register(ctx, q, before, list)
+	err := t.register(ctx, q, list)
 	p.mu.Lock()
 	p.registering = nil
 	close(done)
 	p.mu.Unlock()
 	if err == nil {
-		err = t.endStrays(ctx, q)
+		_, err = t.endStrays(ctx, q)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -522,7 +547,18 @@ func (t *Tracker) reconcile(ctx context.Context, q Partition) {
 	p.renew = t.nextRenew()
 }
 
-func (t *Tracker) register(ctx context.Context, q Partition, before int64, list []Held) error {
+// compare ends what the store has but this node does not hold, and has all that it
+// holds registered anew if the store lacks any of it. It runs only under serving.
+func (t *Tracker) compare(ctx context.Context, q Partition) {
+	missing, err := t.endStrays(ctx, q)
+	p := &t.parts[q]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.unsure = p.unsure || err != nil
+	p.dirty = p.dirty || missing
+}
+
+func (t *Tracker) register(ctx context.Context, q Partition, list []Held) error {
 	p := &t.parts[q]
 	known := list[:0]
 	for _, h := range list {
@@ -533,15 +569,11 @@ func (t *Tracker) register(ctx context.Context, q Partition, before int64, list 
 			return err
 		}
 	}
-	for len(known) > 0 {
-		chunk := known[:min(registerChunk, len(known))]
-		known = known[len(chunk):]
-		r, err := t.store.Register(ctx, q, t.opt.Node, chunk)
+	for chunk := range slices.Chunk(known, registerChunk) {
+		r, err := t.operate(p, func() (Registered, error) { return t.store.Register(ctx, q, t.opt.Node, chunk) })
 		if err != nil {
 			return err
 		}
-		t.saw(p, before, r.Ops)
-		before = r.Ops
 		t.stats.registered.Add(int64(len(chunk)))
 		for i, o := range r.Outcomes {
 			switch o {
@@ -560,28 +592,30 @@ func (t *Tracker) register(ctx context.Context, q Partition, before int64, list 
 
 // endStrays ends what the store has of this node but the node does not hold: a
 // session whose end was lost with the store's data, or whose opening came through
-// though it was reported as failed.
-func (t *Tracker) endStrays(ctx context.Context, q Partition) error {
+// though it was reported as failed. Ends that are owed are told as they are owed.
+// missing tells that the store lacks a session which is held.
+func (t *Tracker) endStrays(ctx context.Context, q Partition) (missing bool, err error) {
 	p := &t.parts[q]
+	p.mu.Lock()
+	p.unsure = false
+	p.mu.Unlock()
 	list, err := t.store.Sessions(ctx, q, t.opt.Node)
 	if err != nil {
-		return err
+		return false, err
 	}
 	strays := list[:0]
 	p.mu.Lock()
+	found := 0
 	for _, e := range list {
-		if _, ok := p.held[e.ID]; !ok {
-			e.Service, _ = t.dir.Cached(e.Key.Service)
-			e.Service.SID = e.Key.Service
-			e.Linger = t.opt.Linger
-			strays = append(strays, e)
+		if _, ok := p.held[e.ID]; ok {
+			found++
+		} else if _, ok := p.owed[e.ID]; !ok {
+			strays = append(strays, t.ended(e.Key, e.ID, EndLost))
 		}
 	}
+	missing = p.flying == 0 && found < len(p.held)
 	p.mu.Unlock()
-	if len(strays) == 0 {
-		return nil
-	}
-	return t.end(ctx, q, strays)
+	return missing, t.end(ctx, q, strays)
 }
 
 // Leave gives up this node's leases. To be called last, after Serve has returned
@@ -590,15 +624,10 @@ func (t *Tracker) Leave(ctx context.Context) error {
 	for q := range t.parts {
 		p := &t.parts[q]
 		p.mu.Lock()
-		owed := make([]Ended, 0, len(p.owed))
-		for _, e := range p.owed {
-			owed = append(owed, e)
-		}
+		owed := slices.Collect(maps.Values(p.owed))
 		p.mu.Unlock()
-		if len(owed) > 0 {
-			if err := t.end(ctx, Partition(q), owed); err != nil {
-				return err
-			}
+		if err := t.end(ctx, Partition(q), owed); err != nil {
+			return err
 		}
 	}
 	all := make([]Partition, len(t.parts))

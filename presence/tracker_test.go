@@ -201,7 +201,6 @@ func TestStoreAway(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		n1, _ := c.node("n1")
 		_, _ = c.node("n2")
-		bob := presence.Key{Service: service, Identity: "bob"}
 		c.open(n1, ada, 1)
 		c.open(n1, bob, 2)
 		c.published()
@@ -220,6 +219,115 @@ func TestStoreAway(t *testing.T) {
 		if s := n1.Stats(); s.Owed != 0 || s.Sessions != 1 {
 			t.Errorf("stats = %+v; want nothing owed, one session", s)
 		}
+	})
+}
+
+var (
+	bob = presence.Key{Service: service, Identity: "bob"}
+	cy  = presence.Key{Service: service, Identity: "cy"}
+)
+
+// An opening that failed here but happened, or happens after all, leaves nobody online.
+func TestOpenWithoutAnswer(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n, _ := c.node("n1")
+		c.open(n, ada, 1)
+		c.store.SetMute(true)
+		if _, err := n.Open(t.Context(), bob, sid(2)); presence.KindOf(err) != presence.KindUnavailable {
+			t.Fatalf("Open without an answer = %v; want unavailable", err)
+		}
+		c.store.SetMute(false)
+		c.wait(14 * time.Second) // a heartbeat, and linger
+		c.want("given up, though it happened", presence.True, presence.True, presence.False)
+
+		late := presence.Held{Key: cy, ID: sid(3), Service: presence.Service{SID: service, Enabled: true, Epoch: 1}}
+		if _, err := c.store.Register(t.Context(), 0, "n1", []presence.Held{late}); err != nil {
+			t.Fatal(err)
+		}
+		c.wait(14 * time.Second)
+		c.want("given up, and happened later", presence.True, presence.False)
+		if online, sessions := c.store.User(ada); online != presence.True || sessions != 1 {
+			t.Errorf("ada = %v with %d sessions; want online with 1", online, sessions)
+		}
+	})
+}
+
+// That the store lost this node is not hidden by an operation whose answer was lost.
+func TestLossHiddenByLostAnswer(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n, _ := c.node("n1")
+		c.open(n, ada, 1)
+		c.store.Lose()
+		c.store.SetMute(true)
+		_, _ = n.Open(t.Context(), bob, sid(2))
+		c.store.SetMute(false)
+		c.open(n, cy, 3)
+		c.wait(7 * time.Second) // two heartbeats
+		if online, sessions := c.store.User(ada); online != presence.True || sessions != 1 {
+			t.Errorf("ada = %v with %d sessions; want online with 1", online, sessions)
+		}
+	})
+}
+
+// While the store is away, failing openings cost no memory.
+func TestFailedOpensAreNotOwed(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n, _ := c.node("n1")
+		c.open(n, ada, 1)
+		c.store.SetAway(true)
+		for i := range 1000 {
+			_, _ = n.Open(t.Context(), bob, sid(10+i))
+		}
+		if s := n.Stats(); s.Owed != 0 || s.Sessions != 1 {
+			t.Errorf("stats = %+v; want nothing owed, one session", s)
+		}
+	})
+}
+
+// A clean end that is on its way is not mistaken for a stray session, which would linger.
+func TestCleanEndDuringRegisteringAnew(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		hold, held := make(chan struct{}), false
+		c.store.Before = func(method string) {
+			c.mu.Lock()
+			first := method == "End" && !held
+			held = held || first
+			c.mu.Unlock()
+			if first {
+				<-hold
+			}
+		}
+		n, _ := c.node("n1")
+		c.open(n, ada, 1)
+		c.open(n, bob, 2) // has the partition registered anew
+		c.store.SetService(presence.Service{SID: service, Linger: -1})
+		c.wait(4 * time.Second)
+		c.published()
+		var wg sync.WaitGroup
+		wg.Go(func() { c.close(n, ada, 1, presence.EndClean) })
+		synctest.Wait()
+		c.store.SetService(presence.Service{SID: service, Enabled: true, Linger: -1})
+		c.wait(4 * time.Second)
+		close(hold)
+		wg.Wait()
+		// bob under the new epoch, then ada; a lingering ada would still be shown
+		c.want("signed out", presence.True, presence.False)
+	})
+}
+
+// What registering anew ends lingers as its service says.
+func TestStrayLingersAsItsServiceSays(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		c.store.SetService(presence.Service{SID: service, Enabled: true, Linger: 30 * time.Second})
+		n, _ := c.node("n1")
+		c.open(n, ada, 1)
+		c.store.SetMute(true)
+		_, _ = n.Open(t.Context(), bob, sid(2))
+		c.store.SetMute(false)
+		c.wait(29 * time.Second)
+		c.want("lingering", presence.True, presence.True)
+		c.wait(6 * time.Second)
+		c.want("linger over", presence.False)
 	})
 }
 

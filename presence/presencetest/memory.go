@@ -17,12 +17,15 @@ import (
 type Memory struct {
 	// Published is called with each transition, in order, under the lock.
 	Published func(Transition)
+	// Before, if set, is called before each Register and End, without the lock.
+	Before func(method string)
 
 	mu       sync.Mutex // guards the following
 	model    *Model
 	services map[string]presence.Service
 	changes  uint64
 	away     bool
+	mute     bool
 	sids     map[presence.Key]string
 	calls    map[string]int
 }
@@ -47,6 +50,27 @@ func (m *Memory) SetAway(away bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.away = away
+}
+
+// SetMute has registering and ending happen but fail, as when the answer is lost.
+func (m *Memory) SetMute(mute bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mute = mute
+}
+
+// answer is what a caller gets of what happened.
+func (m *Memory) answer(r presence.Registered) (presence.Registered, error) {
+	if m.mute {
+		return presence.Registered{}, errAway
+	}
+	return r, nil
+}
+
+func (m *Memory) before(method string) {
+	if m.Before != nil {
+		m.Before(method)
+	}
 }
 
 // Lose forgets all users and sessions, as a store that lost its data does.
@@ -147,9 +171,10 @@ func (m *Memory) BeatServices(context.Context) (string, uint64, error) {
 }
 
 // Register implements presence.Store.
-func (m *Memory) Register(_ context.Context, p presence.Partition, n presence.NodeID, list []presence.Held) (r presence.Registered, err error) {
+func (m *Memory) Register(_ context.Context, p presence.Partition, n presence.NodeID, list []presence.Held) (presence.Registered, error) {
+	m.before("Register")
 	if err := m.lock(); err != nil {
-		return r, err
+		return presence.Registered{}, err
 	}
 	defer m.mu.Unlock()
 	m.calls["Register"]++
@@ -163,7 +188,7 @@ func (m *Memory) Register(_ context.Context, p presence.Partition, n presence.No
 		}
 	}
 	m.publish(ts)
-	return r, nil
+	return m.answer(r)
 }
 
 // Open implements presence.Store.
@@ -187,15 +212,16 @@ func (m *Memory) EnsureUser(_ context.Context, k presence.Key, _ presence.Servic
 }
 
 // End implements presence.Store.
-func (m *Memory) End(_ context.Context, p presence.Partition, n presence.NodeID, list []presence.Ended) (r presence.Registered, err error) {
+func (m *Memory) End(_ context.Context, p presence.Partition, n presence.NodeID, list []presence.Ended) (presence.Registered, error) {
+	m.before("End")
 	if err := m.lock(); err != nil {
-		return r, err
+		return presence.Registered{}, err
 	}
 	defer m.mu.Unlock()
 	m.calls["End"]++
 	r, ts := m.model.End(time.Now(), n, p, list)
 	m.publish(ts)
-	return r, nil
+	return m.answer(r)
 }
 
 // Beat implements presence.Store.
