@@ -13,12 +13,17 @@ type ServiceStore interface {
 	Service(ctx context.Context, sid string) (Service, error)
 	// BeatServices returns the run and number of the services' event counter.
 	BeatServices(ctx context.Context) (run string, seq uint64, err error)
+	// RestoreService writes a service back that the store lost with its data, and
+	// returns what it has. It fails with ErrNoService for one that was deleted: the
+	// counter's run is still the one given, under which the service was known.
+	RestoreService(ctx context.Context, s Service, run string) (Service, error)
 }
 
 // Directory is a node's copy of the services in use. It reads a service once, then
 // again whenever it hears that it changed; events that were lost are made up for
 // with the next heartbeat, so a copy is at most one heartbeat old while the store
-// answers. While it does not, copies stay as they are.
+// answers. While it does not, copies stay as they are. A service that the store lost
+// with all its data is written back from the copy.
 type Directory struct {
 	store     ServiceStore
 	heartbeat time.Duration
@@ -26,6 +31,7 @@ type Directory struct {
 
 	mu       sync.RWMutex // guards the following
 	entries  map[string]*entry
+	run      string // of the services' counter, under which the copies were made; "" while unknown
 	watchers []func(old, new Service, exists bool)
 }
 
@@ -91,12 +97,17 @@ func (d *Directory) refresh(ctx context.Context, sid string, e *entry, again boo
 		return v, nil
 	}
 	v, err := d.store.Service(ctx, sid)
+	d.mu.RLock()
+	old, known, run, watchers := e.service, e.known, d.run, d.watchers
+	d.mu.RUnlock()
+	if known && errors.Is(err, ErrNoService) {
+		v, err = d.store.RestoreService(ctx, old, run)
+	}
 	gone := errors.Is(err, ErrNoService)
 	if err != nil && !gone {
 		return Service{}, err
 	}
 	d.mu.Lock()
-	old, known, watchers := e.service, e.known, d.watchers
 	if gone {
 		delete(d.entries, sid)
 	} else {
@@ -127,31 +138,51 @@ func (d *Directory) Resync() { d.Changed("") }
 func (d *Directory) Serve(ctx context.Context) error {
 	ticker := time.NewTicker(d.heartbeat)
 	defer ticker.Stop()
-	var run string
 	var seq uint64
 	stale := map[string]bool{} // read failed; to be tried again
 	for {
+		if d.heard() == "" { // at first, and after a loss
+			seq = d.beat(ctx, seq, stale)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case sid := <-d.changed:
 			d.read(ctx, sid, stale)
 		case <-ticker.C:
-			c, cancel := context.WithTimeout(ctx, d.heartbeat)
-			r, n, err := d.store.BeatServices(c)
-			cancel()
-			if err != nil {
-				continue
-			}
-			if r != run || n != seq {
-				d.read(ctx, "", stale)
-			}
-			run, seq = r, n
-			for sid := range stale {
-				d.read(ctx, sid, stale)
-			}
+			seq = d.beat(ctx, seq, stale)
 		}
 	}
+}
+
+func (d *Directory) heard() string {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.run
+}
+
+// beat compares the services' counter with what was heard, of which seq is the
+// number; it returns the new one.
+func (d *Directory) beat(ctx context.Context, seq uint64, stale map[string]bool) uint64 {
+	c, cancel := context.WithTimeout(ctx, d.heartbeat)
+	run, n, err := d.store.BeatServices(c)
+	cancel()
+	if err != nil {
+		return seq
+	}
+	if run != d.heard() || n != seq {
+		d.read(ctx, "", stale)
+	}
+	for sid := range stale {
+		d.read(ctx, sid, stale)
+	}
+	if len(stale) > 0 {
+		return seq // what is lost can be told from what was deleted under the old run only
+	}
+	d.mu.Lock()
+	d.run = run
+	d.mu.Unlock()
+	return n
 }
 
 // read refreshes one service, or all for "", and notes which could not be read.

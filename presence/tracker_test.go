@@ -194,6 +194,17 @@ func TestCutOffNodeRegistersAnew(t *testing.T) {
 		if err != nil || u.SID != was.SID {
 			t.Errorf("SID after the loss = %q, %v; want %q", u.SID, err, was.SID)
 		}
+		if v, err := c.store.Service(t.Context(), service); err != nil || !v.Enabled || v.Epoch != 1 {
+			t.Errorf("service after the loss = %+v, %v; want it written back", v, err)
+		}
+		if ended := c.endedSince(); len(ended) != 0 {
+			t.Errorf("ended = %v; want nobody's session", ended)
+		}
+		c.store.RemoveService(service) // is not mistaken for another loss
+		c.wait(4 * time.Second)
+		if ended := c.endedSince(); len(ended) != 2 {
+			t.Errorf("ended = %v; want both sessions", ended)
+		}
 	})
 }
 
@@ -310,8 +321,10 @@ func TestCleanEndDuringRegisteringAnew(t *testing.T) {
 		c.wait(4 * time.Second)
 		close(hold)
 		wg.Wait()
-		// bob under the new epoch, then ada; a lingering ada would still be shown
-		c.want("signed out", presence.True, presence.False)
+		got := c.published() // bob under the new epoch, too
+		if slices.Sort(got); !slices.Equal(got, []presence.Tri{presence.False, presence.True}) {
+			t.Errorf("signed out: published %v; want one false for ada, one true for bob", got)
+		}
 	})
 }
 

@@ -24,6 +24,7 @@ type Memory struct {
 	model    *Model
 	services map[string]presence.Service
 	changes  uint64
+	run      int
 	away     bool
 	mute     bool
 	sids     map[presence.Key]string
@@ -73,12 +74,14 @@ func (m *Memory) before(method string) {
 	}
 }
 
-// Lose forgets all users and sessions, as a store that lost its data does.
+// Lose forgets all services, users and sessions, as a store that lost its data does.
 func (m *Memory) Lose() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.model = &Model{Lease: m.model.Lease, Stall: m.model.Stall, Partition: m.Partition}
 	m.sids = map[presence.Key]string{}
+	m.services, m.changes = map[string]presence.Service{}, 0
+	m.run++
 }
 
 // Calls returns how often each method was called since the last time.
@@ -167,7 +170,27 @@ func (m *Memory) BeatServices(context.Context) (string, uint64, error) {
 		return "", 0, err
 	}
 	defer m.mu.Unlock()
-	return "run", m.changes, nil
+	return m.runLocked(), m.changes, nil
+}
+
+func (m *Memory) runLocked() string { return fmt.Sprint("run", m.run) }
+
+// RestoreService implements presence.ServiceStore.
+func (m *Memory) RestoreService(_ context.Context, v presence.Service, run string) (presence.Service, error) {
+	if err := m.lock(); err != nil {
+		return presence.Service{}, err
+	}
+	defer m.mu.Unlock()
+	have, ok := m.services[v.SID]
+	switch {
+	case ok:
+		return have, nil
+	case run == "" || run == m.runLocked():
+		return presence.Service{}, presence.ErrNoService
+	}
+	m.services[v.SID] = v
+	m.changes++
+	return v, nil
 }
 
 // Register implements presence.Store.

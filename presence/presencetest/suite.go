@@ -26,6 +26,7 @@ type Store interface {
 	DefaultService(context.Context) (string, error)
 	SetDefaultService(ctx context.Context, sid string) error
 	BeatServices(context.Context) (run string, seq uint64, err error)
+	RestoreService(ctx context.Context, s presence.Service, run string) (presence.Service, error)
 	CreateUser(context.Context, presence.Key, presence.UserUpdate) (presence.User, error)
 	User(context.Context, presence.Key) (presence.User, error)
 	UserBySID(ctx context.Context, service, sid string) (presence.User, error)
@@ -74,6 +75,7 @@ func Run(t *testing.T, open func(*testing.T) *Harness) {
 		{"BackWithinLingerOnDyingNode", backOnDyingNode},
 		{"DeleteUser", deleteUser},
 		{"DeleteService", deleteService},
+		{"RestoreService", restoreService},
 		{"Tenancy", tenancy},
 		{"ListUsers", listUsers},
 		{"HostileIdentities", hostileIdentities},
@@ -507,6 +509,48 @@ func deleteService(t *testing.T, h *Harness) {
 	}
 	for i := range 5 {
 		w.wantOnline("deleted", fmt.Sprint("user", i), presence.Null)
+	}
+}
+
+// A service that was lost with the data is written back as it was; one that was
+// deleted is not, and one that is there is left alone.
+func restoreService(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	second := must(w.Store.CreateService(w.ctx, presence.Service{Account: "AC0", FriendlyName: "never flipped", Linger: time.Second}))(t)
+	run, _, err := w.Store.BeatServices(w.ctx)
+	if err != nil || run == "" {
+		t.Fatalf("BeatServices = %q, %v; want a run", run, err)
+	}
+	h.Reset()
+	for range 2 {
+		for _, lost := range []presence.Service{w.service, second} {
+			if got := must(w.Store.RestoreService(w.ctx, lost, run))(t); got != lost {
+				t.Errorf("restored %+v; want %+v", got, lost)
+			}
+		}
+	}
+	if got := must(w.Store.Service(w.ctx, w.service.SID))(t); got != w.service {
+		t.Errorf("service reads as %+v; want %+v", got, w.service)
+	}
+	if page := must(w.Store.ListServices(w.ctx, "", 10))(t); len(page.Items) != 3 {
+		t.Errorf("%d services; want the default and the two restored", len(page.Items))
+	}
+	w.flip(false)
+	w.flip(true)
+	if w.service.Epoch != 2 {
+		t.Errorf("epoch after the next flip = %d; want 2", w.service.Epoch)
+	}
+	run, _, err = w.Store.BeatServices(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Store.DeleteService(w.ctx, second.SID); err != nil {
+		t.Fatal(err)
+	}
+	for _, run := range []string{run, ""} {
+		if _, err := w.Store.RestoreService(w.ctx, second, run); !errors.Is(err, presence.ErrNoService) {
+			t.Errorf("restoring a deleted service under run %q: %v; want ErrNoService", run, err)
+		}
 	}
 }
 

@@ -101,6 +101,19 @@ func (s *Store) Service(ctx context.Context, sid string) (presence.Service, erro
 	return serviceOf(f), nil
 }
 
+// RestoreService implements presence.ServiceStore.
+func (s *Store) RestoreService(ctx context.Context, v presence.Service, run string) (presence.Service, error) {
+	d := s.defaultedTo.Load()
+	args := []any{v.SID, run, flag(d != nil && *d == v.SID), s.keys.Partitions, v.Created.UnixMicro(),
+		"account", v.Account, "friendly_name", v.FriendlyName, "enabled", flag(v.Enabled), "linger", lingerField(v.Linger),
+		"role_service", v.DefaultServiceRole, "role_conversation", v.DefaultConversationRole, "role_creator", v.DefaultConversationCreatorRole,
+		"updated", v.Updated.UnixMilli()}
+	if v.Rev != 0 {
+		args = append(args, "rev", v.Rev, "epoch", v.Epoch)
+	}
+	return s.serviceReply(s.run(ctx, "restore service", serviceRestoreScript, presence.Services, args...))
+}
+
 // ListServices returns up to limit services in creation order; as ListUsers.
 func (s *Store) ListServices(ctx context.Context, cursor string, limit int) (presence.Page[presence.Service], error) {
 	c, err := parseCursor(cursor)
@@ -130,12 +143,17 @@ func (s *Store) ListServices(ctx context.Context, cursor string, limit int) (pre
 	return page, nil
 }
 
-// DefaultService is the SID of the default service.
+// DefaultService is the SID of the default service. Where Redis lost it with its
+// data, it is made anew.
 func (s *Store) DefaultService(ctx context.Context) (string, error) {
 	sid, err := s.client.Get(ctx, s.keys.DefaultService()).Result()
+	if err == redis.Nil && s.account.Load() != nil { //nolint:errorlint // the client returns it bare
+		return s.ensureDefault(ctx)
+	}
 	if err != nil {
 		return "", unavailable("default service", err)
 	}
+	s.defaultedTo.Store(&sid)
 	return sid, nil
 }
 

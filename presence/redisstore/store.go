@@ -41,6 +41,8 @@ var (
 	serviceWriteLua string
 	//go:embed service_delete.lua
 	serviceDeleteLua string
+	//go:embed service_restore.lua
+	serviceRestoreLua string
 	//go:embed service_default.lua
 	serviceDefaultLua string
 	//go:embed service_beat.lua
@@ -55,6 +57,7 @@ var (
 	purgeScript          = redis.NewScript(lib + purgeLua)
 	serviceWriteScript   = redis.NewScript(lib + serviceWriteLua)
 	serviceDeleteScript  = redis.NewScript(lib + serviceDeleteLua)
+	serviceRestoreScript = redis.NewScript(lib + serviceRestoreLua)
 	serviceDefaultScript = redis.NewScript(lib + serviceDefaultLua)
 	serviceBeatScript    = redis.NewScript(lib + serviceBeatLua)
 )
@@ -78,14 +81,18 @@ type Options struct {
 	Offset *atomic.Int64
 }
 
-// Store is the presence store on Redis. It is safe for concurrent use and holds
-// nothing but the client, which its maker closes. Every method makes one round
+// Store is the presence store on Redis. It is safe for concurrent use. It holds the
+// client, which its maker closes, and what it takes to make the default service
+// again should Redis lose its data. Every method makes one round
 // trip unless it says otherwise, and fails with KindUnavailable if Redis cannot
 // answer; what was asked may then have happened or not.
 type Store struct {
 	client redis.UniversalClient
 	keys   keys.Keys
 	opt    Options
+
+	account     atomic.Pointer[string] // nil before Init
+	defaultedTo atomic.Pointer[string] // SID of the default service as last heard
 }
 
 // New returns a Store on client. It does no I/O; see Init.
@@ -137,8 +144,18 @@ func (s *Store) Init(ctx context.Context, account string) error {
 		return &presence.Error{Op: "init", Kind: presence.KindInvalid, Err: fmt.Errorf(
 			"this Redis holds %d partitions, the configuration says %d: set partitions to %d, or use another key prefix", have, s.keys.Partitions, have)}
 	}
-	_, err = s.writeService(ctx, "default", presence.Service{Account: account, FriendlyName: "Default service", Linger: -1})
+	s.account.Store(&account)
+	_, err = s.ensureDefault(ctx)
 	return err
+}
+
+// ensureDefault returns the SID of the default service, made if there is none.
+func (s *Store) ensureDefault(ctx context.Context) (string, error) {
+	v, err := s.writeService(ctx, "default", presence.Service{Account: *s.account.Load(), FriendlyName: "Default service", Linger: -1})
+	if err == nil {
+		s.defaultedTo.Store(&v.SID)
+	}
+	return v.SID, err
 }
 
 // run runs a script on a partition. The clock offset is its first argument.

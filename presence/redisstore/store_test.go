@@ -119,6 +119,38 @@ func TestInitRefusesAnotherPartitionCount(t *testing.T) {
 	}
 }
 
+// After a flush the default service is made again, or is the one that a node writes back.
+func TestDefaultServiceAfterFlush(t *testing.T) {
+	_, c := testkit.Mini(t)
+	s := redisstore.New(c, redisstore.Options{Partitions: 4})
+	if err := s.Init(t.Context(), account); err != nil {
+		t.Fatal(err)
+	}
+	sid, err := s.DefaultService(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	def, err := s.Service(t.Context(), sid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.FlushAll(t.Context())
+	if _, err := s.RestoreService(t.Context(), def, "an older run"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.DefaultService(t.Context()); got != sid || err != nil {
+		t.Errorf("DefaultService after it was written back = %q, %v; want %q", got, err, sid)
+	}
+	if err := redisstore.New(c, redisstore.Options{Partitions: 8}).Init(t.Context(), account); presence.KindOf(err) != presence.KindInvalid {
+		t.Errorf("Init with 8 partitions after the flush = %v; want invalid", err)
+	}
+	c.FlushAll(t.Context())
+	got, err := s.DefaultService(t.Context())
+	if v, e := s.Service(t.Context(), got); err != nil || e != nil || v.Account != account {
+		t.Errorf("default service after a flush = %+v, %v, %v; want a new one", v, err, e)
+	}
+}
+
 func TestUnavailable(t *testing.T) {
 	m, c := testkit.Mini(t)
 	s := redisstore.New(c, redisstore.Options{})

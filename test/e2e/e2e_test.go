@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -224,6 +225,49 @@ func TestEmbedded(t *testing.T) {
 	if code := n.rest("DELETE", "/v1/Services/"+sid+"/Users/bob", nil, nil); code != http.StatusNoContent {
 		t.Errorf("deleting bob: %d", code)
 	}
+}
+
+// Redis loses all it has while clients are connected: nobody is shown offline, nobody
+// is disconnected, and what the nodes know of is there again.
+func TestFlush(t *testing.T) {
+	redis := testkit.Redis(t)
+	redisURL := "redis://" + redis.Addr
+	n1, n2 := start(t, redisURL), start(t, redisURL)
+	sid := n1.newService()
+	var connects atomic.Int32
+	bob := connect(t, n1.ws(), sid, "bob", client.Options{OnConnect: func(client.Welcome) { connects.Add(1) }})
+	w := watch(t, n2.ws(), sid, "watcher", "bob")
+	before := n1.user(sid, "bob")
+	c := redis.Client()
+	defer func() { _ = c.Close() }()
+	if err := c.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 10*time.Second, "bob is there again", func() error {
+		if u := n2.user(sid, "bob"); u.SID != before.SID || state(u.IsOnline) != "true" {
+			return fmt.Errorf("%+v", u)
+		}
+		if got := w.history("bob"); got != "" && got != "null true" {
+			return fmt.Errorf("saw %q", got)
+		}
+		return nil
+	})
+	if n := connects.Load(); n != 1 {
+		t.Errorf("bob connected %d times; want once", n)
+	}
+	if code := n1.rest("GET", "/v1/Configuration", nil, nil); code != http.StatusOK {
+		t.Errorf("account configuration after the flush: %d", code)
+	}
+	w.reset()
+	if err := bob.Close(); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "bob is seen to leave", func() error {
+		if got := w.history("bob"); got != "false" {
+			return fmt.Errorf("saw %q", got)
+		}
+		return nil
+	})
 }
 
 // Services and users outlive nodes, and Redis with append-only files.

@@ -223,14 +223,24 @@ func (n *node) flip(sid string, on bool) {
 	}
 }
 
+// user is a user as REST tells; zero if there is none.
+type user struct {
+	SID      string `json:"sid"`
+	IsOnline *bool  `json:"is_online"`
+}
+
+func (n *node) user(sid, identity string) (u user) {
+	n.t.Helper()
+	n.rest("GET", "/v1/Services/"+sid+"/Users/"+url.PathEscape(identity), nil, &u)
+	return u
+}
+
 // online is is_online of a user as REST tells.
 func (n *node) online(sid, identity string) *bool {
 	n.t.Helper()
-	var u struct {
-		IsOnline *bool `json:"is_online"`
-	}
-	if code := n.rest("GET", "/v1/Services/"+sid+"/Users/"+url.PathEscape(identity), nil, &u); code != http.StatusOK {
-		n.t.Fatalf("fetching %s: %d", identity, code)
+	u := n.user(sid, identity)
+	if u.SID == "" {
+		n.t.Fatalf("there is no %s", identity)
 	}
 	return u.IsOnline
 }

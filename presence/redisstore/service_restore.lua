@@ -1,0 +1,19 @@
+-- Writes a service back that was lost with Redis's data; one that is there is left
+-- as it is.
+-- ARGV[2]  SID   ARGV[3]  run of the event counter when the service was last read
+-- ARGV[4]  1 if it was the default service   ARGV[5]  number of partitions
+-- ARGV[6]  created, us
+-- then pairs: field, value
+-- Reply: the service's hash as HGETALL; 'missing' if it was deleted: the run is the same
+local sid, run, created = ARGV[2], ARGV[3], tonumber(ARGV[6])
+local s = base .. ':' .. sid
+if redis.call('EXISTS', s) == 0 then
+  if run == '' or redis.call('HGET', base .. ':seq', 'run') == run then return 'missing' end
+  redis.call('SETNX', base .. ':partitions', ARGV[5])
+  redis.call('HSET', s, 'sid', sid, 'created', str(created))
+  for i = 7, #ARGV, 2 do redis.call('HSET', s, ARGV[i], ARGV[i + 1]) end
+  redis.call('ZADD', base .. ':all', 0, string.format('%016.0f', created) .. sid)
+  if ARGV[4] == '1' then redis.call('SETNX', base .. ':default', sid) end
+  publish({s = sid})
+end
+return redis.call('HGETALL', s)
