@@ -3,13 +3,16 @@ package redisbus_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
@@ -20,6 +23,7 @@ import (
 	"github.com/rollcall-presence/rollcall/internal/keys"
 	"github.com/rollcall-presence/rollcall/internal/testkit"
 	"github.com/rollcall-presence/rollcall/presence"
+	"github.com/rollcall-presence/rollcall/presence/redisstore"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -258,6 +262,117 @@ func TestMalformed(t *testing.T) {
 	}
 	if got := gather(t, reg)["rollcall_bus_malformed_total"]; got != 5 {
 		t.Errorf("rollcall_bus_malformed_total = %v; want 5", got)
+	}
+}
+
+// What the store's scripts publish is what the bus reads: the user just as the store
+// has it, whatever bytes it holds.
+func TestReadsWhatTheStorePublishes(t *testing.T) {
+	s := testkit.Redis(t)
+	c := s.Client()
+	t.Cleanup(func() { _ = c.Close() })
+	ctx := t.Context()
+	store := redisstore.New(c, redisstore.Options{Prefix: names.Prefix, Partitions: names.Partitions})
+	if err := store.Init(ctx, "AC0123456789abcdef0123456789abcdef"); err != nil {
+		t.Fatal(err)
+	}
+	on := true
+	service, err := store.CreateService(ctx, presence.Service{FriendlyName: "s"})
+	if err == nil {
+		service, err = store.UpdateService(ctx, service.SID, presence.ServiceUpdate{Enabled: &on})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := fanouttest.NewRecorder()
+	b := serve(t, c, r, redisbus.Options{})
+	seen := 0
+	next := func() fanouttest.Published {
+		t.Helper()
+		seen++
+		return r.Events(t, seen)[seen-1]
+	}
+	text := func(s string) *string { return &s }
+	every := make([]byte, 0, 128) // each ASCII character, as a friendly name may hold it
+	for i := range byte(128) {
+		every = append(every, i)
+	}
+	big := `{"a":"` + strings.Repeat(`\"`, (presence.MaxAttributes-8)/2) + `"}`
+	for i, identity := range []string{
+		"ann", "{p000}", "a:b", "a\x00b", `"`, `\`, `\u0041`, "\n\r\t", "\x1f\x7f", "日本語", "\u2028\U0001f600", "</script>",
+		strings.Repeat("\x01", presence.MaxIdentity),
+	} {
+		k := presence.Key{Service: service.SID, Identity: identity}
+		p := store.Partition(k)
+		if err := b.Watch(ctx, p); err != nil {
+			t.Fatal(err)
+		}
+		session := presence.SessionID(fmt.Sprintf("%0*d", presence.SessionIDLen, i))
+		for _, step := range []struct {
+			what string
+			do   func() error
+			want presence.Reasons
+		}{
+			{"created", func() error { _, err := store.CreateUser(ctx, k, presence.UserUpdate{}); return err }, 0},
+			{"online", func() error {
+				_, err := store.Register(ctx, p, "n1", []presence.Held{{Key: k, ID: session, Service: service}})
+				return err
+			}, presence.ReasonOnline},
+			{"attributes", func() error { _, err := store.UpdateUser(ctx, k, presence.UserUpdate{Attributes: &big}); return err }, presence.ReasonAttributes},
+			{"no name, notifiable", func() error { // as a binding will record it
+				if err := c.HSet(ctx, names.User(k), "notifiable", "1", "nepoch", "7").Err(); err != nil {
+					return err
+				}
+				_, err := store.UpdateUser(ctx, k, presence.UserUpdate{FriendlyName: text("")})
+				return err
+			}, presence.ReasonFriendlyName},
+			{"both", func() error {
+				_, err := store.UpdateUser(ctx, k, presence.UserUpdate{FriendlyName: text(string(every)), Attributes: text("{}")})
+				return err
+			}, presence.ReasonFriendlyName | presence.ReasonAttributes},
+			{"offline", func() error {
+				_, err := store.End(ctx, p, "n1", []presence.Ended{{Key: k, ID: session, Service: service}})
+				return err
+			}, presence.ReasonOnline},
+		} {
+			if err := step.do(); err != nil {
+				t.Fatalf("%s, %q: %v", step.what, identity, err)
+			}
+			want, err := store.User(ctx, k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := next()
+			want.Role, want.Created, want.Updated = "", time.Time{}, time.Time{}
+			if step.want&presence.ReasonFriendlyName == 0 {
+				want.FriendlyName = nil
+			}
+			if step.want&presence.ReasonAttributes == 0 {
+				want.Attributes = ""
+			}
+			if diff := cmp.Diff(presence.Event{User: want, Reasons: step.want}, got.Event); diff != "" || got.P != p || got.Run == "" || got.Seq == 0 {
+				t.Errorf("%s, %q: read %+v (-want +got):\n%s", step.what, identity, got, diff)
+			}
+		}
+		was, err := store.User(ctx, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if was.LastOnline.IsZero() || was.NotifiableEpoch != 7 {
+			t.Errorf("%q ended as %+v; the test shows less than it should", identity, was)
+		}
+		if err := store.DeleteUser(ctx, k); err != nil {
+			t.Fatal(err)
+		}
+		if got := next().Event; !got.Deleted || got.User.Key != k || got.User.SID != "" || got.User.Rev <= was.Rev || got.Reasons != 0 {
+			t.Errorf("deleted, %q: read %+v; want a deletion above revision %d", identity, got, was.Rev)
+		}
+	}
+	if _, err := store.UpdateService(ctx, service.SID, presence.ServiceUpdate{Linger: new(time.Second)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := next(); got.P != presence.Services || got.Event.User.Service != service.SID {
+		t.Errorf("service changed: read %+v", got)
 	}
 }
 
