@@ -291,6 +291,34 @@ func leave(t *testing.T, h *Harness) {
 	w.beat("n2", "ada")
 	w.wantOnline("never came back", "ada", presence.False)
 	w.wantEvents("never came back", presence.False)
+
+	// More sessions than one script hands over.
+	var held []presence.Held
+	for i := 0; len(held) < 450; i++ {
+		if k := w.key(fmt.Sprint("user", i)); w.Store.Partition(k) == p[0] {
+			held = append(held, presence.Held{Key: k, ID: sessionID(i), Service: w.service})
+		}
+	}
+	must(w.Store.Register(w.ctx, p[0], "n1", held))(t)
+	if err := w.Store.Leave(w.ctx, p, "n1", Linger); err != nil {
+		t.Fatal(err)
+	}
+	w.Events()
+	if left := must(w.Store.Sessions(w.ctx, p[0], "n1"))(t); len(left) != 0 {
+		t.Errorf("%d sessions left; want none", len(left))
+	}
+	w.beat("n2", "ada")
+	w.Advance(Linger / 2)
+	w.beat("n2", "ada")
+	w.wantEvents("handed over")
+	w.Advance(Linger / 2)
+	offline := 0
+	for range 3 {
+		offline += w.beat("n2", "ada").OfflineByLinger
+	}
+	if offline != 450 {
+		t.Errorf("%d offline after the handover; want 450", offline)
+	}
 }
 
 // Revisions grow over every path that changes what a reader sees.
@@ -491,6 +519,15 @@ func deleteService(t *testing.T, h *Harness) {
 	for i := range 5 {
 		w.register("n1", fmt.Sprint("user", i), i)
 	}
+	for q := range presence.Partition(w.Store.Partitions()) { // more than one script purges
+		var held []presence.Held
+		for i := 0; len(held) < 210; i++ {
+			if k := w.key(fmt.Sprint("more", i)); w.Store.Partition(k) == q {
+				held = append(held, presence.Held{Key: k, ID: sessionID(1000 + i), Service: w.service})
+			}
+		}
+		must(w.Store.Register(w.ctx, q, "n3", held))(t)
+	}
 	if err := w.Store.DeleteService(w.ctx, w.service.SID); err != nil {
 		t.Fatal(err)
 	}
@@ -499,6 +536,14 @@ func deleteService(t *testing.T, h *Harness) {
 	}
 	if err := w.Store.DeleteService(w.ctx, w.service.SID); !errors.Is(err, presence.ErrNoService) {
 		t.Errorf("deleting twice: %v; want ErrNoService", err)
+	}
+	if page := must(w.Store.ListUsers(w.ctx, w.service.SID, "", 50))(t); len(page.Items) != 0 {
+		t.Errorf("users after deletion = %v; want none", page.Items)
+	}
+	for i := range 5 {
+		if b := w.beat("n1", fmt.Sprint("user", i)); !slices.Contains(b.End, sessionID(i)) {
+			t.Errorf("sessions to end = %v; want %s among them", b.End, sessionID(i))
+		}
 	}
 	w.register("n2", "late", 9) // by a node that has not heard yet
 	w.Advance(Lease)

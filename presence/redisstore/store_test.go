@@ -151,6 +151,23 @@ func TestDefaultServiceAfterFlush(t *testing.T) {
 	}
 }
 
+// The online state has a lifetime, and registering anew renews it.
+func TestOnlineTTL(t *testing.T) {
+	m, c := testkit.Mini(t)
+	s := redisstore.New(c, redisstore.Options{OnlineTTL: time.Minute})
+	h := presence.Held{Key: presence.Key{Service: "IS0123456789abcdef0123456789abcdef", Identity: "ada"}, ID: "000000000000000000000001"}
+	h.Service.SID = h.Key.Service
+	for range 2 {
+		if _, err := s.Register(t.Context(), s.Partition(h.Key), "n1", []presence.Held{h}); err != nil {
+			t.Fatal(err)
+		}
+		if ttl := m.TTL(s.Keys().On(h.Key)); ttl != time.Minute {
+			t.Errorf("lifetime of the online state = %v; want 1m", ttl)
+		}
+		m.FastForward(40 * time.Second)
+	}
+}
+
 func TestUnavailable(t *testing.T) {
 	m, c := testkit.Mini(t)
 	s := redisstore.New(c, redisstore.Options{})
