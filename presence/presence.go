@@ -64,15 +64,6 @@ func TriOf(b bool) Tri {
 	return False
 }
 
-// Ptr is nil for Null, else a pointer to the bool, as JSON encoders want it.
-func (t Tri) Ptr() *bool {
-	if t == Null {
-		return nil
-	}
-	b := t == True
-	return &b
-}
-
 // String is "null", "false" or "true", which is also its JSON.
 func (t Tri) String() string {
 	switch t {
