@@ -297,8 +297,7 @@ func TestReadsWhatTheStorePublishes(t *testing.T) {
 	for i := range byte(128) {
 		every = append(every, i)
 	}
-	big := `{"a":"` + strings.Repeat(`\"`, (presence.DefaultAttributes-8)/2) + `"}`
-	biggest := `{"a":"` + strings.Repeat(`\"`, (presence.MaxAttributes-8)/2) + `"}`
+	big := `{"a":"` + strings.Repeat(`\"`, (presence.MaxAttributes-8)/2) + `"}`
 	for i, identity := range []string{
 		"ann", "{p000}", "a:b", "a\x00b", `"`, `\`, `\u0041`, "\n\r\t", "\x1f\x7f", "日本語", "\u2028\U0001f600", "</script>",
 		strings.Repeat("\x01", presence.MaxIdentity),
@@ -327,10 +326,6 @@ func TestReadsWhatTheStorePublishes(t *testing.T) {
 				_, err := store.UpdateUser(ctx, k, presence.UserUpdate{FriendlyName: text("")})
 				return err
 			}, presence.ReasonFriendlyName},
-			{"the longest attributes", func() error {
-				_, err := store.UpdateUser(ctx, k, presence.UserUpdate{Attributes: &biggest})
-				return err
-			}, presence.ReasonAttributes},
 			{"both", func() error {
 				_, err := store.UpdateUser(ctx, k, presence.UserUpdate{FriendlyName: text(string(every)), Attributes: text("{}")})
 				return err

@@ -71,6 +71,7 @@ func Run(t *testing.T, open func(*testing.T) *Harness) {
 		{"LateCloseOfOldSession", lateClose},
 		{"EndUnderStaleSwitch", endUnderStaleSwitch},
 		{"OpenUnderStaleEpoch", openUnderStaleEpoch},
+		{"EndUnderNewEpoch", endUnderNewEpoch},
 		{"ReapInChunks", reapInChunks},
 		{"BackWithinLingerOnDyingNode", backOnDyingNode},
 		{"DeleteUser", deleteUser},
@@ -361,6 +362,14 @@ func revisions(t *testing.T, h *Harness) {
 	}
 	w.register("n1", "ada", 9)
 	grown("creation after deletion")
+	w.flip(true)
+	h.Events()
+	w.register("n1", "bob", 10)
+	if e := h.Events(); len(e) != 1 || e[0].User.Rev <= w.service.Rev {
+		t.Errorf("created after a flip: %+v; want a revision above %d", e, w.service.Rev)
+	}
+	w.flip(false)
+	last = w.view("ada").Rev
 	v := w.view("ada")
 	w.flip(false)
 	if got := w.view("ada"); got.Rev != v.Rev {
@@ -416,6 +425,19 @@ func openUnderStaleEpoch(t *testing.T, h *Harness) {
 	w.wantOnline("left", "ada", presence.False)
 }
 
+// A user that left under the switch as it is now reads as offline, though its
+// session was not registered anew since the flip.
+func endUnderNewEpoch(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	w.register("n1", "ada", 1)
+	w.flip(false)
+	w.flip(true)
+	w.Events()
+	w.end("n1", "ada", 1, 0)
+	w.wantOnline("left", "ada", presence.False)
+	w.wantEvents("left", presence.False)
+}
+
 // What one heartbeat reaps is bounded; it tells that there is more.
 func reapInChunks(t *testing.T, h *Harness) {
 	w := newWorld(t, h, true)
@@ -427,23 +449,18 @@ func reapInChunks(t *testing.T, h *Harness) {
 		}
 	}
 	w.beat("n2", "ada")
-	must(w.Store.Register(w.ctx, q, "n1", held))(t)
-	for range 2 {
-		w.Advance(Lease / 2)
-		w.beat("n2", "ada")
-	}
+	must(w.Store.Register(w.ctx, q, "n1", held[:150]))(t) // two nodes die together
+	must(w.Store.Register(w.ctx, q, "n3", held[150:]))(t)
+	w.Advance(Lease / 2)
 	w.beat("n2", "ada")
+	w.Advance(Lease / 2)
 	left := 450
-	var offline int
-	for range 10 {
-		w.Advance(time.Second)
+	for left > 0 {
 		b := w.beat("n2", "ada")
-		offline += b.OfflineByLease
-		if left = len(must(w.Store.Sessions(w.ctx, q, "n1"))(t)); (left > 0) != (b.Due > 0) || b.Reaped > 200 {
-			t.Fatalf("beat = %+v with %d left; want at most 200 reaped, and to be told of the rest", b, left)
-		}
-		if left == 0 {
-			break
+		was := left
+		left = len(must(w.Store.Sessions(w.ctx, q, "n1"))(t)) + len(must(w.Store.Sessions(w.ctx, q, "n3"))(t))
+		if (left > 0) != (b.Due > 0) || b.Reaped > 200 || b.Reaped != was-left || b.Reaped == 0 {
+			t.Fatalf("beat = %+v with %d left of %d; want at most 200 reaped, and to be told of the rest", b, left, was)
 		}
 	}
 	if events := w.Events(); left != 0 || len(events) != 900 {

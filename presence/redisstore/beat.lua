@@ -30,10 +30,14 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', nodes, '-inf', str(now), 'LIMI
   local members = left > 0 and redis.call('SPOP', set, left) or {}
   for _, member in ipairs(members) do
     local session, svc, id = split(member)
-    redis.call('HDEL', onkey(svc, id), session)
+    local removed = redis.call('HDEL', onkey(svc, id), session) == 1
     if orphan(svc, id) and not redis.call('ZSCORE', lingers, svc .. id) then
-      offline(svc, id, 0, 0)
-      by_lease = by_lease + 1
+      if removed then
+        offline(svc, id, 0, 0)
+        by_lease = by_lease + 1
+      else -- as in end.lua
+        redis.call('ZADD', lingers, str(now + lease), svc .. id)
+      end
     end
   end
   reaped = reaped + #members

@@ -1,11 +1,11 @@
 -- Removes ended sessions; a user whose last session is gone goes offline at once
 -- or after its linger.
--- ARGV[2]  node
+-- ARGV[2]  node   ARGV[3]  lease, ms
 -- then 7 each: service, identity, session, linger in ms (0: at once), enabled (1 or 0), epoch, floor
 -- Reply: {operations of this node, outcome, ...}: 0 unchanged, 1 published, 2 lingering
-local node = ARGV[2]
+local node, lease = ARGV[2], tonumber(ARGV[3])
 local reply = {redis.call('HINCRBY', base .. ':ops', node, 1)}
-for i = 3, #ARGV, 7 do
+for i = 4, #ARGV, 7 do
   local svc, id, session, linger = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   redis.call('SREM', base .. ':node:' .. node, session .. svc .. id)
   redis.call('SREM', base .. ':end:' .. node, session)
@@ -14,6 +14,9 @@ for i = 3, #ARGV, 7 do
   local lingers = redis.call('ZSCORE', base .. ':linger', member)
   -- a repeated end changes nothing: neither a linger that began since, nor its due time
   if orphan(svc, id) and (removed or not lingers) then
+    -- the online state lapsed while Redis was away: the user's other sessions, if it
+    -- has any, are about to be registered anew
+    if not removed then linger = math.max(linger, lease) end
     if linger == 0 then
       offline(svc, id, ARGV[i + 4] == '1' and tonumber(ARGV[i + 5]) or 0, tonumber(ARGV[i + 6]))
       outcome = 1

@@ -60,8 +60,8 @@ func (s *Store) registerArgs(p presence.Partition, n presence.NodeID, sessions [
 
 // End implements presence.Store.
 func (s *Store) End(ctx context.Context, p presence.Partition, n presence.NodeID, sessions []presence.Ended) (presence.Registered, error) {
-	args := make([]any, 0, 1+7*len(sessions))
-	args = append(args, string(n))
+	args := make([]any, 0, 2+7*len(sessions))
+	args = append(args, string(n), ms(s.opt.Lease))
 	for _, e := range sessions {
 		args = append(args, e.Key.Service, e.Identity, string(e.ID), ms(e.Linger), flag(e.Service.Enabled), e.Service.Epoch, e.Service.Rev)
 	}

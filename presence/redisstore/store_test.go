@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/rollcall-presence/rollcall/internal/keys"
 	"github.com/rollcall-presence/rollcall/internal/testkit"
 	"github.com/rollcall-presence/rollcall/presence"
 	"github.com/rollcall-presence/rollcall/presence/presencetest"
@@ -166,6 +167,82 @@ func TestOnlineTTL(t *testing.T) {
 		}
 		m.FastForward(40 * time.Second)
 	}
+}
+
+// After an outage longer than the online state's lifetime, the first of a user's
+// sessions to end does not take the others with it: neither by its node's word nor
+// when that node is reaped.
+func TestLapsedOnlineState(t *testing.T) {
+	_, c := testkit.Mini(t)
+	h := harness(t, c)
+	ctx := t.Context()
+	on := true
+	service, err := h.Store.CreateService(ctx, presence.Service{})
+	if err == nil {
+		service, err = h.Store.UpdateService(ctx, service.SID, presence.ServiceUpdate{Enabled: &on})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := presence.Key{Service: service.SID, Identity: "ada"}
+	q := h.Store.Partition(k)
+	first := presence.Held{Key: k, ID: "000000000000000000000001", Service: service}
+	second := presence.Held{Key: k, ID: "000000000000000000000002", Service: service}
+	register := func(n presence.NodeID, s presence.Held) {
+		t.Helper()
+		if _, err := h.Store.Register(ctx, q, n, []presence.Held{s}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	beat := func(n presence.NodeID) {
+		t.Helper()
+		if _, errs := h.Store.Beat(ctx, []presence.Partition{q}, n); errs[0] != nil {
+			t.Fatal(errs[0])
+		}
+	}
+	lapse := func() {
+		t.Helper()
+		beat("n1")
+		beat("n2")
+		register("n1", first)
+		register("n2", second)
+		h.Events()
+		k := (keys.Keys{Prefix: "rc:", Partitions: 2}).On(k)
+		if n, err := c.Del(ctx, k).Result(); n != 1 || err != nil {
+			t.Fatalf("the online state was not there: %v", err)
+		}
+	}
+	live := func(when string, want int) {
+		t.Helper()
+		if events := h.Events(); len(events) != want {
+			t.Errorf("%s: published %+v; want %d events", when, events, want)
+		}
+	}
+
+	lapse()
+	if _, err := h.Store.End(ctx, q, "n1", []presence.Ended{{Key: k, ID: first.ID, Service: service}}); err != nil {
+		t.Fatal(err)
+	}
+	live("ended", 0)
+	register("n2", second)
+	h.Advance(presencetest.Lease / 2)
+	beat("n2")
+	h.Advance(presencetest.Lease / 2)
+	beat("n2")
+	live("ended, the other is back", 0)
+
+	lapse()
+	h.Advance(presencetest.Lease / 2)
+	beat("n2")
+	h.Advance(presencetest.Lease / 2)
+	beat("n2") // reaps n1
+	live("reaped", 0)
+	h.Advance(presencetest.Lease / 2)
+	beat("n2")
+	live("reaped, grace", 0)
+	h.Advance(presencetest.Lease / 2)
+	beat("n2")
+	live("the other never came back", 1)
 }
 
 func TestUnavailable(t *testing.T) {
