@@ -21,7 +21,7 @@ func TextFrame(buf []byte) []byte {
 	switch {
 	case n < 126:
 		buf = buf[MaxFrameHeader-2:]
-		buf[1] = byte(n)
+		buf[1] = byte(n) //nolint:gosec // G115: below 126
 	case n < 1<<16:
 		buf = buf[MaxFrameHeader-4:]
 		buf[1] = 126
@@ -47,15 +47,13 @@ func Payload(frame []byte) []byte {
 
 // appendControl appends a control frame; the payload is at most 125 bytes.
 func appendControl(dst []byte, op byte, payload []byte) []byte {
-	dst = append(dst, op, byte(len(payload)))
+	dst = append(dst, op, byte(len(payload))) //nolint:gosec // G115: at most 125
 	return append(dst, payload...)
 }
 
-// maxReason is the longest reason of a close frame, in bytes.
-const maxReason = 123
-
+// appendClose appends a close frame; the reason is at most 123 bytes.
 func appendClose(dst []byte, code CloseCode, reason []byte) []byte {
-	dst = append(dst, finClose, byte(2+len(reason)))
+	dst = append(dst, finClose, byte(2+len(reason))) //nolint:gosec // G115: at most 125
 	dst = binary.BigEndian.AppendUint16(dst, uint16(code))
 	return append(dst, reason...)
 }
@@ -65,7 +63,7 @@ func AppendTextHeader(dst []byte, n int) []byte {
 	dst = append(dst, finText)
 	switch {
 	case n < 126:
-		return append(dst, byte(n))
+		return append(dst, byte(n)) //nolint:gosec // G115: below 126
 	case n < 1<<16:
 		return binary.BigEndian.AppendUint16(append(dst, 126), uint16(n))
 	default:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -308,9 +309,7 @@ func (n *node) get(l *pipes, path string, header http.Header) (*http.Response, s
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	for k, v := range header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, header)
 	resp, err := tr.RoundTrip(req)
 	if err != nil {
 		n.t.Fatalf("GET %s: %v", path, err)

@@ -59,7 +59,7 @@ type Welcome struct {
 
 // Problem is why a request was not done. It is the only error that Session methods
 // return to a Handler.
-type Problem struct {
+type Problem struct { //nolint:errname // named for what the client gets
 	Code  ErrorCode
 	Retry time.Duration // when it may be tried again; 0 where that is of no use
 	// Close is the code with which to end the session if the request was its hello.

@@ -95,7 +95,7 @@ type Timers struct {
 func (o Options) withDefaults() (Options, error) {
 	var errs []error
 	if o.Presence == nil || o.Services == nil || o.Hub == nil || o.Tokens == nil {
-		errs = append(errs, errors.New("Presence, Services, Hub and Tokens are required"))
+		errs = append(errs, errors.New("options: Presence, Services, Hub and Tokens are required"))
 	}
 	if (o.TLSCert == "") != (o.TLSKey == "") {
 		errs = append(errs, errors.New("TLSCert and TLSKey go together"))
@@ -128,7 +128,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"Mailbox", &l.Mailbox, 256 << 10},
 	} {
 		if *f.v = cmp.Or(*f.v, f.def); *f.v < 0 || *f.v > 1<<30 {
-			errs = append(errs, fmt.Errorf("Limits.%s must be from 1 to 2^30", f.name))
+			errs = append(errs, fmt.Errorf("options: Limits.%s must be from 1 to 2^30", f.name))
 		}
 	}
 	t := &o.Timers

@@ -213,7 +213,7 @@ const drainGap = 20 * time.Millisecond
 
 // drain closes sessions evenly over the drain time, in random order.
 func (s *Server) drain(ctx context.Context, sessions []*Session) {
-	mathrand.Shuffle(len(sessions), func(i, j int) { sessions[i], sessions[j] = sessions[j], sessions[i] })
+	mathrand.Shuffle(len(sessions), func(i, j int) { sessions[i], sessions[j] = sessions[j], sessions[i] }) //nolint:gosec // G404: an order is no secret
 	window := min(s.opt.Timers.Drain, time.Duration(len(sessions))*drainGap)
 	if deadline, ok := ctx.Deadline(); ok {
 		// Leave time for the last to answer.
@@ -288,7 +288,9 @@ func (s *Server) retryAfter() time.Duration {
 	return 200*time.Millisecond + s.spread(1800*time.Millisecond)
 }
 
-func (*Server) spread(d time.Duration) time.Duration { return time.Duration(mathrand.Int64N(int64(d))) }
+func (*Server) spread(d time.Duration) time.Duration {
+	return mathrand.N(d) //nolint:gosec // G404: jitter is no secret
+}
 
 // connState bounds the connections that are not WebSockets.
 func (s *Server) connState(c net.Conn, state http.ConnState) {

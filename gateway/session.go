@@ -136,6 +136,7 @@ func (s *Session) end(ctx context.Context, err error) {
 			how = presence.EndClean
 		case -1:
 			s.sock.abort() // nobody is there to write to, so the socket need not wait for the store
+		default: // closed for any other reason: it may come back
 		}
 	}
 	if s.attached {
@@ -190,7 +191,7 @@ func readAll(r io.Reader, b []byte) ([]byte, error) {
 		n, err := r.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
 		switch {
-		case err == io.EOF: //nolint:errorlint // a reader returns io.EOF itself
+		case err == io.EOF:
 			return b, nil
 		case err != nil:
 			return b, err

@@ -49,7 +49,7 @@ func (c *sock) fill() error {
 		return nil
 	}
 	n, err := c.Conn.Read(c.in[:])
-	c.off, c.end = 0, uint16(n)
+	c.off, c.end = 0, uint16(n) //nolint:gosec // G115: at most len(c.in)
 	if n > 0 {
 		c.heard.Store(true)
 		return nil
@@ -74,7 +74,7 @@ func (c *sock) Read(p []byte) (n int, err error) {
 		}
 	case c.off < c.end:
 		n = copy(p, c.in[c.off:c.end])
-		c.off += uint16(n)
+		c.off += uint16(n) //nolint:gosec // G115: at most len(c.in)
 	case c.boundary:
 		c.boundary = false
 		return 0, errIdle

@@ -32,7 +32,7 @@ type Directory struct {
 	mu       sync.RWMutex // guards the following
 	entries  map[string]*entry
 	run      string // of the services' counter, under which the copies were made; "" while unknown
-	watchers []func(old, new Service, exists bool)
+	watchers []func(was, is Service, exists bool)
 }
 
 // entry is one service. Its lock is a channel so that waiting for it ends with
@@ -52,7 +52,7 @@ func NewDirectory(store ServiceStore, heartbeat time.Duration) *Directory {
 // Watch has f called after the copy of a service changed; exists is false if the
 // service was deleted. Calls for one service come in order, and not concurrently;
 // f must not call the Directory for that service's refresh. To be called before Serve.
-func (d *Directory) Watch(f func(old, new Service, exists bool)) {
+func (d *Directory) Watch(f func(was, is Service, exists bool)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.watchers = append(d.watchers, f)

@@ -286,7 +286,7 @@ func (t *Tracker) end(ctx context.Context, q Partition, ends []Ended) error {
 				t.stats.offlineClean.Add(1)
 			case Lingering:
 				t.stats.lingering.Add(1)
-				t.settleAt(time.Now().Add(chunk[i].Linger+lingerSlack), q)
+				t.settleAt(time.Now().Add(chunk[i].Linger+lingerSlack), q) //nolint:gosec // G602: an outcome each
 			case Unchanged, Refused:
 			}
 		}
@@ -342,13 +342,13 @@ func (t *Tracker) lostLocked(p *part, ops int64) {
 // not renewed together.
 func (t *Tracker) nextRenew() time.Time {
 	half := t.opt.Renew / 2
-	return time.Now().Add(half + rand.N(half))
+	return time.Now().Add(half + rand.N(half)) //nolint:gosec // G404: jitter is no secret
 }
 
 // serviceChanged has every partition with sessions of a service that was switched
 // on served out of turn, which registers them anew, under the new epoch.
-func (t *Tracker) serviceChanged(old, new Service, exists bool) {
-	if exists && (!new.Enabled || new.Epoch == old.Epoch) {
+func (t *Tracker) serviceChanged(was, is Service, exists bool) {
+	if exists && (!is.Enabled || is.Epoch == was.Epoch) {
 		return
 	}
 	var all []SessionID
@@ -357,7 +357,7 @@ func (t *Tracker) serviceChanged(old, new Service, exists bool) {
 		p.mu.Lock()
 		found := false
 		for s, h := range p.held {
-			if h.key.Service == old.SID {
+			if h.key.Service == was.SID {
 				found = true
 				if !exists {
 					all = append(all, s)

@@ -3,6 +3,7 @@ package fanouttest
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -254,12 +255,7 @@ func (r *Recorder) Resyncs() []presence.Partition {
 func (r *Recorder) AwaitResync(t *testing.T, p presence.Partition) {
 	t.Helper()
 	r.await(t, "resync", func() bool {
-		for _, got := range r.resyncs {
-			if got == p {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(r.resyncs, p)
 	})
 }
 

@@ -130,8 +130,10 @@ func TestFrameSizes(t *testing.T) {
 func TestAppendBatch(t *testing.T) {
 	answer := plain("pong", nil)
 	items := []fanout.Item{
-		{ServiceEnabled: presence.True}, {Update: &fanout.Update{View: presence.Snapshot{Identity: "a"}}},
-		{Frame: answer}, {Update: &fanout.Update{View: presence.Snapshot{Identity: "b"}}},
+		{ServiceEnabled: presence.True},
+		{Update: &fanout.Update{View: presence.Snapshot{Identity: "a"}}},
+		{Frame: answer},
+		{Update: &fanout.Update{View: presence.Snapshot{Identity: "b"}}},
 	}
 	var types []string
 	h := &handler{batch: true}

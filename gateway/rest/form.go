@@ -103,7 +103,7 @@ func (f *form) linger() (*time.Duration, error) {
 	linger := time.Duration(-1)
 	if *v != "" {
 		n, err := strconv.ParseUint(*v, 10, 16)
-		linger = time.Duration(n) * time.Second //nolint:gosec // below 2^16
+		linger = time.Duration(n) * time.Second
 		if err != nil || linger > presence.MaxLinger {
 			return nil, invalid("Linger must be a whole number of seconds from 0 to 60, or empty for the default")
 		}

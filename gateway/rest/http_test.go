@@ -315,8 +315,14 @@ func TestAudit(t *testing.T) {
 	f.do(t, "GET", base, "", func(r *http.Request) { r.SetBasicAuth(account, "private-guess") })
 
 	want := [][2]string{
-		{"service created", service}, {"service configuration updated", service}, {"service presence updated", service}, {"user created", user},
-		{"user updated", user}, {"user deleted", user}, {"default service chosen", service}, {"service deleted", f.service},
+		{"service created", service},
+		{"service configuration updated", service},
+		{"service presence updated", service},
+		{"user created", user},
+		{"user updated", user},
+		{"user deleted", user},
+		{"default service chosen", service},
+		{"service deleted", f.service},
 	}
 	lines := f.logs.All()
 	if len(lines) != len(want) {
@@ -375,7 +381,7 @@ func FuzzRequest(f *testing.F) {
 		r.SetBasicAuth(account, authTok)
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, r)
-		if err := checkAnswer(method, u.EscapedPath(), w.Result(), w.Body.Bytes()); err != nil { //nolint:bodyclose // of a recorder
+		if err := checkAnswer(method, u.EscapedPath(), w.Result(), w.Body.Bytes()); err != nil {
 			t.Fatalf("%s %q %q = %d %s: %v", method, target, body, w.Code, w.Body, err)
 		}
 		if w.Code >= 500 {

@@ -146,7 +146,8 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), a.opt.Timeout)
 	defer cancel()
 	c.ctx = ctx
-	status, body := http.StatusOK, any(nil)
+	var status int
+	var body any
 	if result, err := c.serve(w, op, allowed); err != nil {
 		e := c.failure(err, op)
 		status, body = e.Status, e
@@ -208,7 +209,7 @@ func (c *call) failure(err error, op operation) *Error {
 	}
 	fields := []zap.Field{zap.String("operation", op.name), zap.String("request", c.id), zap.Error(err)}
 	switch {
-	case err == errInternal || c.r.Context().Err() != nil: // logged; or the client left, which is no fault
+	case errors.Is(err, errInternal) || c.r.Context().Err() != nil: // logged; or the client left, which is no fault
 	case e.Status == http.StatusServiceUnavailable:
 		c.opt.Log.Warn("REST request not served", fields...)
 	case e.Status >= http.StatusInternalServerError:

@@ -13,8 +13,6 @@ import (
 	conversations "github.com/twilio/twilio-go/rest/conversations/v1"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 // show is a pointer's value for messages and comparisons.
 func show[T any](p *T) string {
 	if p == nil {
@@ -35,7 +33,7 @@ func wantError(t *testing.T, what string, err error, status, code int) {
 func TestTwilioServices(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		api := f.twilio.ConversationsV1
-		made, err := api.CreateService(&conversations.CreateServiceParams{FriendlyName: ptr("Ünited + Söns")})
+		made, err := api.CreateService(&conversations.CreateServiceParams{FriendlyName: new("Ünited + Söns")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,7 +75,7 @@ func TestTwilioConfiguration(t *testing.T) {
 		if slices.Sort(roles); len(slices.Compact(roles)) != 3 {
 			t.Errorf("default roles %v; want three different ones", roles)
 		}
-		on, err := api.UpdateServiceConfiguration(f.service, &conversations.UpdateServiceConfigurationParams{ReachabilityEnabled: ptr(true)})
+		on, err := api.UpdateServiceConfiguration(f.service, &conversations.UpdateServiceConfigurationParams{ReachabilityEnabled: new(true)})
 		if err != nil || !*on.ReachabilityEnabled || *on.DefaultChatServiceRoleSid != *conf.DefaultChatServiceRoleSid {
 			t.Fatalf("switching on = %+v, %v", on, err)
 		}
@@ -91,13 +89,13 @@ func TestTwilioConfiguration(t *testing.T) {
 		if err != nil || *swapped.DefaultConversationRoleSid != *conf.DefaultConversationCreatorRoleSid || !*swapped.ReachabilityEnabled {
 			t.Errorf("swapping roles = %+v, %v", swapped, err)
 		}
-		_, err = api.UpdateServiceConfiguration(f.service, &conversations.UpdateServiceConfigurationParams{DefaultChatServiceRoleSid: ptr("RL00000000000000000000000000000000")})
+		_, err = api.UpdateServiceConfiguration(f.service, &conversations.UpdateServiceConfigurationParams{DefaultChatServiceRoleSid: new("RL00000000000000000000000000000000")})
 		wantError(t, "an unknown role", err, 400, 50100)
 		_, err = api.UpdateServiceConfiguration(f.service, &conversations.UpdateServiceConfigurationParams{DefaultChatServiceRoleSid: conf.DefaultConversationRoleSid})
 		wantError(t, "a conversation role for users", err, 400, 50105)
 		_, err = api.UpdateServiceConfiguration(f.service, &conversations.UpdateServiceConfigurationParams{DefaultConversationRoleSid: conf.DefaultChatServiceRoleSid})
 		wantError(t, "a service role for conversations", err, 400, 50105)
-		_, err = api.CreateUser(&conversations.CreateUserParams{Identity: ptr("eve"), RoleSid: conf.DefaultConversationRoleSid})
+		_, err = api.CreateUser(&conversations.CreateUserParams{Identity: new("eve"), RoleSid: conf.DefaultConversationRoleSid})
 		wantError(t, "a user with a conversation role", err, 400, 50105)
 
 		acc, err := api.FetchConfiguration()
@@ -105,22 +103,22 @@ func TestTwilioConfiguration(t *testing.T) {
 			(*acc.Links)["service"] != *conf.Url {
 			t.Errorf("FetchConfiguration = %+v, %v", acc, err)
 		}
-		second, err := api.CreateService(&conversations.CreateServiceParams{FriendlyName: ptr("second")})
+		second, err := api.CreateService(&conversations.CreateServiceParams{FriendlyName: new("second")})
 		if err != nil {
 			t.Fatal(err)
 		}
-		acc, err = api.UpdateConfiguration(&conversations.UpdateConfigurationParams{DefaultChatServiceSid: second.Sid, DefaultInactiveTimer: ptr("PT1M")})
+		acc, err = api.UpdateConfiguration(&conversations.UpdateConfigurationParams{DefaultChatServiceSid: second.Sid, DefaultInactiveTimer: new("PT1M")})
 		if err != nil || *acc.DefaultChatServiceSid != *second.Sid {
 			t.Errorf("UpdateConfiguration = %+v, %v; want %s the default", acc, err, *second.Sid)
 		}
-		u, err := api.CreateUser(&conversations.CreateUserParams{Identity: ptr("alice")})
+		u, err := api.CreateUser(&conversations.CreateUserParams{Identity: new("alice")})
 		if err != nil || *u.ChatServiceSid != *second.Sid {
 			t.Errorf("CreateUser = %+v, %v; want it in the new default service", u, err)
 		}
 		if err := api.DeleteService(f.service); err != nil {
 			t.Errorf("DeleteService of the former default = %v; want nil", err)
 		}
-		_, err = api.UpdateConfiguration(&conversations.UpdateConfigurationParams{DefaultChatServiceSid: ptr(f.service)})
+		_, err = api.UpdateConfiguration(&conversations.UpdateConfigurationParams{DefaultChatServiceSid: new(f.service)})
 		wantError(t, "a default that is gone", err, 400, 20001)
 	})
 }
@@ -133,7 +131,7 @@ func TestTwilioUsers(t *testing.T) {
 			t.Fatal(err)
 		}
 		made, err := api.CreateServiceUser(f.service, &conversations.CreateServiceUserParams{
-			Identity: ptr("a b+é@x"), FriendlyName: ptr("Ann & Bob"), Attributes: ptr(`{ "duty": "tech" }`), XTwilioWebhookEnabled: ptr("true"),
+			Identity: new("a b+é@x"), FriendlyName: new("Ann & Bob"), Attributes: new(`{ "duty": "tech" }`), XTwilioWebhookEnabled: new("true"),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -154,15 +152,15 @@ func TestTwilioUsers(t *testing.T) {
 			}
 		}
 
-		bare, err := api.CreateUser(&conversations.CreateUserParams{Identity: ptr("bob")})
+		bare, err := api.CreateUser(&conversations.CreateUserParams{Identity: new("bob")})
 		if err != nil || bare.FriendlyName != nil || *bare.Attributes != "{}" || *bare.ChatServiceSid != f.service {
 			t.Fatalf("CreateUser = %+v, %v; want no name and {}", bare, err)
 		}
-		up, err := api.UpdateUser("bob", &conversations.UpdateUserParams{FriendlyName: ptr("Bob"), RoleSid: conf.DefaultChatServiceRoleSid})
+		up, err := api.UpdateUser("bob", &conversations.UpdateUserParams{FriendlyName: new("Bob"), RoleSid: conf.DefaultChatServiceRoleSid})
 		if err != nil || *up.FriendlyName != "Bob" || *up.Attributes != "{}" || *up.Url != *bare.Url {
 			t.Errorf("UpdateUser = %+v, %v", up, err)
 		}
-		again, err := api.UpdateServiceUser(f.service, *bare.Sid, &conversations.UpdateServiceUserParams{Attributes: ptr(`[1,"2"]`)})
+		again, err := api.UpdateServiceUser(f.service, *bare.Sid, &conversations.UpdateServiceUserParams{Attributes: new(`[1,"2"]`)})
 		if err != nil || *again.FriendlyName != "Bob" || *again.Attributes != `[1,"2"]` {
 			t.Errorf("UpdateServiceUser = %+v, %v; want the name kept", again, err)
 		}
@@ -171,13 +169,13 @@ func TestTwilioUsers(t *testing.T) {
 			t.Errorf("an update of nothing = %+v, %v; want it unchanged", same, err)
 		}
 
-		_, err = api.CreateUser(&conversations.CreateUserParams{Identity: ptr("bob")})
+		_, err = api.CreateUser(&conversations.CreateUserParams{Identity: new("bob")})
 		wantError(t, "an identity taken", err, 409, 50201)
-		other, err := api.CreateUser(&conversations.CreateUserParams{Identity: ptr("Bob")})
+		other, err := api.CreateUser(&conversations.CreateUserParams{Identity: new("Bob")})
 		if err != nil || *other.Sid == *bare.Sid {
 			t.Errorf("another case of an identity = %+v, %v; want another user", other, err)
 		}
-		second, err := api.CreateService(&conversations.CreateServiceParams{FriendlyName: ptr("second")})
+		second, err := api.CreateService(&conversations.CreateServiceParams{FriendlyName: new("second")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -197,9 +195,9 @@ func TestTwilioUsers(t *testing.T) {
 		_, err = api.FetchUser(*bare.Sid)
 		wantError(t, "a deleted user by SID", err, 404, 20404)
 		wantError(t, "its second deletion", api.DeleteUser("bob", nil), 404, 20404)
-		_, err = api.UpdateUser("bob", &conversations.UpdateUserParams{FriendlyName: ptr("x")})
+		_, err = api.UpdateUser("bob", &conversations.UpdateUserParams{FriendlyName: new("x")})
 		wantError(t, "its update", err, 404, 20404)
-		reborn, err := api.CreateUser(&conversations.CreateUserParams{Identity: ptr("bob")})
+		reborn, err := api.CreateUser(&conversations.CreateUserParams{Identity: new("bob")})
 		if err != nil || *reborn.Sid == *bare.Sid || reborn.FriendlyName != nil {
 			t.Errorf("made again = %+v, %v; want a new user", reborn, err)
 		}
@@ -215,18 +213,18 @@ func TestTwilioErrors(t *testing.T) {
 	}
 	_, err := api.CreateService(nil)
 	wantError(t, "service without a name", err, 400, 50000)
-	_, err = api.CreateService(&conversations.CreateServiceParams{FriendlyName: ptr(strings.Repeat("é", 257))})
+	_, err = api.CreateService(&conversations.CreateServiceParams{FriendlyName: new(strings.Repeat("é", 257))})
 	wantError(t, "long name of a service", err, 400, 50003)
 	wantError(t, "no identity", user(conversations.CreateUserParams{}), 400, 50204)
-	wantError(t, "empty identity", user(conversations.CreateUserParams{Identity: ptr("")}), 400, 50204)
-	wantError(t, "identity like a SID", user(conversations.CreateUserParams{Identity: ptr("US" + noSID[2:])}), 400, 50206)
-	wantError(t, "long identity", user(conversations.CreateUserParams{Identity: ptr(strings.Repeat("a", 257))}), 400, 50207)
-	wantError(t, "identity not UTF-8", user(conversations.CreateUserParams{Identity: ptr("\xff")}), 400, 20001)
-	wantError(t, "long name", user(conversations.CreateUserParams{Identity: ptr("a"), FriendlyName: ptr(strings.Repeat("é", 257))}), 400, 50003)
-	wantError(t, "bad attributes", user(conversations.CreateUserParams{Identity: ptr("a"), Attributes: ptr("{")}), 400, 50304)
-	wantError(t, "long attributes", user(conversations.CreateUserParams{Identity: ptr("a"), Attributes: ptr(`"` + strings.Repeat("%", 16<<10) + `"`)}), 400, 50303)
-	wantError(t, "unknown role", user(conversations.CreateUserParams{Identity: ptr("a"), RoleSid: ptr("RL" + noSID[2:])}), 400, 50100)
-	if err := user(conversations.CreateUserParams{Identity: ptr(strings.Repeat("é", 128)), FriendlyName: ptr(strings.Repeat("é", 256)), Attributes: ptr(`"` + strings.Repeat("%", 16<<10-2) + `"`)}); err != nil {
+	wantError(t, "empty identity", user(conversations.CreateUserParams{Identity: new("")}), 400, 50204)
+	wantError(t, "identity like a SID", user(conversations.CreateUserParams{Identity: new("US" + noSID[2:])}), 400, 50206)
+	wantError(t, "long identity", user(conversations.CreateUserParams{Identity: new(strings.Repeat("a", 257))}), 400, 50207)
+	wantError(t, "identity not UTF-8", user(conversations.CreateUserParams{Identity: new("\xff")}), 400, 20001)
+	wantError(t, "long name", user(conversations.CreateUserParams{Identity: new("a"), FriendlyName: new(strings.Repeat("é", 257))}), 400, 50003)
+	wantError(t, "bad attributes", user(conversations.CreateUserParams{Identity: new("a"), Attributes: new("{")}), 400, 50304)
+	wantError(t, "long attributes", user(conversations.CreateUserParams{Identity: new("a"), Attributes: new(`"` + strings.Repeat("%", 16<<10) + `"`)}), 400, 50303)
+	wantError(t, "unknown role", user(conversations.CreateUserParams{Identity: new("a"), RoleSid: new("RL" + noSID[2:])}), 400, 50100)
+	if err := user(conversations.CreateUserParams{Identity: new(strings.Repeat("é", 128)), FriendlyName: new(strings.Repeat("é", 256)), Attributes: new(`"` + strings.Repeat("%", 16<<10-2) + `"`)}); err != nil {
 		t.Errorf("everything of the greatest size: %v", err)
 	}
 
@@ -252,14 +250,14 @@ func TestTwilioPaging(t *testing.T) {
 		api := f.twilio.ConversationsV1
 		var want []string
 		for i := range 123 {
-			u, err := api.CreateUser(&conversations.CreateUserParams{Identity: ptr(fmt.Sprintf("user.%d", i))})
+			u, err := api.CreateUser(&conversations.CreateUserParams{Identity: new(fmt.Sprintf("user.%d", i))})
 			if err != nil {
 				t.Fatal(err)
 			}
 			want = append(want, *u.Sid)
 		}
 		for name, p := range map[string]conversations.ListUserParams{
-			"default": {}, "pages of 7": {PageSize: ptr(7)}, "limit 60": {Limit: ptr(60)}, "limit 1000": {Limit: ptr(1000)}, "page of 1000": {PageSize: ptr(1000)},
+			"default": {}, "pages of 7": {PageSize: new(7)}, "limit 60": {Limit: new(60)}, "limit 1000": {Limit: new(1000)}, "page of 1000": {PageSize: new(1000)},
 		} {
 			got, err := api.ListUser(&p)
 			if err != nil {
@@ -281,7 +279,7 @@ func TestTwilioPaging(t *testing.T) {
 				t.Errorf("%s: ListServiceUser = %d users, %v; want %d", name, len(service), err, len(want))
 			}
 		}
-		page, err := api.PageUser(&conversations.ListUserParams{PageSize: ptr(50)}, "", "")
+		page, err := api.PageUser(&conversations.ListUserParams{PageSize: new(50)}, "", "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -289,7 +287,7 @@ func TestTwilioPaging(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		page, err = api.PageUser(&conversations.ListUserParams{PageSize: ptr(50)}, next.Query().Get("PageToken"), "1")
+		page, err = api.PageUser(&conversations.ListUserParams{PageSize: new(50)}, next.Query().Get("PageToken"), "1")
 		if err != nil || *page.Users[0].Sid != want[50] {
 			t.Errorf("PageUser with the token = %v, %v; want the page that begins with user 50", page, err)
 		}
@@ -299,11 +297,11 @@ func TestTwilioPaging(t *testing.T) {
 		wantError(t, "an unknown token", err, 400, 20001)
 
 		for i := range 104 {
-			if _, err := api.CreateService(&conversations.CreateServiceParams{FriendlyName: ptr(fmt.Sprint(i))}); err != nil {
+			if _, err := api.CreateService(&conversations.CreateServiceParams{FriendlyName: new(fmt.Sprint(i))}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		services, err := api.ListService(&conversations.ListServiceParams{PageSize: ptr(500)})
+		services, err := api.ListService(&conversations.ListServiceParams{PageSize: new(500)})
 		if err != nil || len(services) != 105 {
 			t.Errorf("ListService = %d, %v; want 105", len(services), err)
 		}
@@ -339,7 +337,7 @@ func TestTwilioReachability(t *testing.T) {
 				t.Errorf("%s: a list shows %+v, %v; want nulls", when, list, err)
 			}
 		}
-		if _, err := api.CreateUser(&conversations.CreateUserParams{Identity: ptr("alice")}); err != nil {
+		if _, err := api.CreateUser(&conversations.CreateUserParams{Identity: new("alice")}); err != nil {
 			t.Fatal(err)
 		}
 		want("switched off", "null")

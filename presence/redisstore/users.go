@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -172,12 +173,12 @@ func (s *Store) ListUsers(ctx context.Context, service, cursor string, limit int
 	})
 	wanted := make([]presence.Key, 0, len(members))
 	for _, c := range identities {
-		switch c.Err() { //nolint:errorlint // the client returns it bare
-		case nil:
+		switch err := c.Err(); {
+		case err == nil:
 			wanted = append(wanted, presence.Key{Service: service, Identity: c.Val()})
-		case redis.Nil: // deleted between the rounds
+		case errors.Is(err, redis.Nil): // deleted between the rounds
 		default:
-			return presence.Page[presence.User]{}, unavailable("list users", c.Err())
+			return presence.Page[presence.User]{}, unavailable("list users", err)
 		}
 	}
 	users, err := s.ReadUsers(ctx, wanted)

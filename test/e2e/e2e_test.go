@@ -292,7 +292,7 @@ func TestResourcesSurvive(t *testing.T) {
 	}
 	// The session lived through it, on the node that holds it and in what others see.
 	eventually(t, "the node is in touch with Redis again", func() error {
-		res, err := http.Get("http://" + n.admin + "/readyz") //nolint:noctx // a test
+		res, err := http.Get("http://" + n.admin + "/readyz")
 		if err != nil {
 			return err
 		}

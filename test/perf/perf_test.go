@@ -53,6 +53,15 @@ type node struct {
 	pid         int
 }
 
+// pause waits out a time that is part of a measurement.
+func pause(b *testing.B, d time.Duration) {
+	b.Helper()
+	select {
+	case <-time.After(d):
+	case <-b.Context().Done():
+	}
+}
+
 // start starts a node; it ends with the benchmark.
 func start(b *testing.B, redis string) *node {
 	b.Helper()
@@ -74,7 +83,7 @@ func start(b *testing.B, redis string) *node {
 	go func() { _ = cmd.Wait(); close(done) }()
 	b.Cleanup(func() { _ = cmd.Process.Kill(); <-done })
 	n := &node{pid: cmd.Process.Pid}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); ; pause(b, 10*time.Millisecond) {
 		var r struct {
 			Addr  string `json:"addr"`
 			Admin string `json:"admin_addr"`
@@ -120,7 +129,7 @@ func (n *node) service(b *testing.B) string {
 // metric is the sum of a metric's series as the node shows them.
 func (n *node) metric(b *testing.B, name string) (sum float64) {
 	b.Helper()
-	res, err := http.Get("http://" + n.admin + "/metrics") //nolint:noctx // a benchmark
+	res, err := http.Get("http://" + n.admin + "/metrics")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -142,13 +151,13 @@ func (n *node) resident(b *testing.B) float64 {
 	b.Helper()
 	last := 0.
 	for range 10 {
-		res, err := http.Get("http://" + n.admin + "/debug/pprof/heap?gc=1") //nolint:noctx // a benchmark
+		res, err := http.Get("http://" + n.admin + "/debug/pprof/heap?gc=1")
 		if err != nil {
 			b.Fatal(err)
 		}
 		_, _ = io.Copy(io.Discard, res.Body)
 		_ = res.Body.Close()
-		time.Sleep(2 * time.Second)
+		pause(b, 2*time.Second)
 		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.pid))
 		if err != nil {
 			b.Fatal(err)
@@ -229,7 +238,7 @@ func BenchmarkNodeIdle(b *testing.B) {
 				r := redis.Client()
 				commands, cpu := n.metric(b, "rollcall_redis_commands_total"), n.metric(b, "process_cpu_seconds_total")
 				redisCPU := redisSeconds(b, r.Info(b.Context(), "cpu").Val())
-				time.Sleep(window)
+				pause(b, window)
 				b.ReportMetric((n.metric(b, "rollcall_redis_commands_total")-commands)/window.Seconds(), "redis-commands/s")
 				b.ReportMetric((n.metric(b, "process_cpu_seconds_total")-cpu)/window.Seconds()*100, "%cpu")
 				b.ReportMetric((redisSeconds(b, r.Info(b.Context(), "cpu").Val())-redisCPU)/window.Seconds()*100, "%redis-cpu")
