@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -346,7 +347,10 @@ func (c *Client) dial(ctx context.Context, onPing func()) (*websocket.Conn, erro
 		if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
 			return nil, &StatusError{resp.StatusCode, retryAfter(resp.Header.Get("Retry-After"), time.Now())}
 		}
-		return nil, err
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err // what is around it names the library's steps, and an http URL that nobody asked for
+		}
+		return nil, fmt.Errorf("connect to %s: %w", c.url, err)
 	}
 	if conn.Subprotocol() != Protocol {
 		conn.CloseNow()

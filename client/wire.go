@@ -15,9 +15,10 @@ type User struct {
 	Identity string `json:"identity"`
 	// SID is empty while the user does not exist.
 	SID string `json:"sid"`
-	// FriendlyName and Attributes come with a snapshot, and with an update only if they changed. Attributes is JSON.
-	FriendlyName *string         `json:"friendly_name,omitempty"`
-	Attributes   json.RawMessage `json:"attributes,omitempty"`
+	// FriendlyName and Attributes come with a snapshot, and with an update only if they changed. Attributes is a text
+	// that holds JSON.
+	FriendlyName *string `json:"friendly_name,omitempty"`
+	Attributes   string  `json:"attributes,omitempty"`
 	// IsOnline and IsNotifiable are nil for null: unknown, or reachability is off.
 	IsOnline     *bool `json:"is_online"`
 	IsNotifiable *bool `json:"is_notifiable"`
@@ -65,7 +66,7 @@ type Error struct {
 	Message string
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("rollcall: %s (%d)", e.Message, e.Code) }
+func (e *Error) Error() string { return fmt.Sprintf("%s (%d)", e.Message, e.Code) }
 
 // message is any message from the server.
 type message struct {

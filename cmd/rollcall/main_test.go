@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -312,7 +313,7 @@ func TestWatchJSON(t *testing.T) {
 			t.Fatal(err)
 		}
 		got[line.Type]++
-		if line.Type == "user.updated" && (line.User.Rev != 7 || len(line.UpdateReasons) != 1 || string(line.User.Attributes) != `"{}"`) {
+		if line.Type == "user.updated" && (line.User.Rev != 7 || len(line.UpdateReasons) != 1 || line.User.Attributes != "{}") {
 			t.Errorf("user.updated = %+v", line)
 		}
 		if line.Type == "user.updated" && got["snapshot"] == 0 {
@@ -363,5 +364,42 @@ func TestColourful(t *testing.T) {
 		if got := colourful(tc.out, tc.env); got != tc.want {
 			t.Errorf("%s: colourful = %v; want %v", name, got, tc.want)
 		}
+	}
+}
+
+// TestWatchSaysWhatToDo: a refusal is one line that tells how to go on.
+func TestWatchSaysWhatToDo(t *testing.T) {
+	refuse := func(code int) string {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{client.Protocol}})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.CloseNow()
+			send(t, conn, `{"type":"error","code":`+strconv.Itoa(code)+`,"message":"No"}`)
+			conn.Close(3500, "bad token")
+		}))
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+	stranger := httptest.NewServer(http.NotFoundHandler())
+	defer stranger.Close()
+	for name, tc := range map[string]struct {
+		url, identity string
+		code          int
+		want          string
+	}{
+		"no such service": {refuse(112), "alice", exitFailed, "GET /v1/Services lists those there are"},
+		"another key":     {refuse(20103), "alice", exitFailed, "refuses the access token: No (20103); give watch the account and API key"},
+		"not a gateway":   {stranger.URL, "alice", exitFailed, "it answers 404; check --url"},
+		"no identity":     {stranger.URL, "", exitUsage, `cannot watch "": identity is empty`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, _, errOut := invoke(t, []string{"watch", "--service", service, "--url", tc.url, tc.identity})
+			if code != tc.code || !strings.Contains(errOut, tc.want) || strings.Count(errOut, "rollcall: ") != 1 || strings.Count(errOut, "\n") != 1 {
+				t.Errorf("watch exits with %d: %s; want %d and one line with %q", code, errOut, tc.code, tc.want)
+			}
+		})
 	}
 }

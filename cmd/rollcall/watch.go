@@ -17,6 +17,8 @@ import (
 	"github.com/rollcall-presence/rollcall/auth"
 	"github.com/rollcall-presence/rollcall/client"
 	"github.com/rollcall-presence/rollcall/configs"
+	"github.com/rollcall-presence/rollcall/gateway"
+	"github.com/rollcall-presence/rollcall/presence"
 )
 
 func runWatch(ctx context.Context, in *invocation) error {
@@ -40,6 +42,9 @@ func runWatch(ctx context.Context, in *invocation) error {
 	for _, identity := range identities {
 		if strings.HasPrefix(identity, "--") {
 			return usagef("%s comes too late: write flags before the users", identity)
+		}
+		if err := presence.CheckIdentity(identity); err != nil {
+			return usagef("cannot watch %q: %w", identity, err)
 		}
 	}
 	target, err := connectURL(*server, cfg)
@@ -69,7 +74,7 @@ func runWatch(ctx context.Context, in *invocation) error {
 		},
 	})
 	if err != nil {
-		return watchEnd(ctx, err)
+		return watchEnd(ctx, refusal(err, target, *service))
 	}
 	users, err := c.Subscribe(ctx, identities...)
 	for _, u := range users {
@@ -83,7 +88,24 @@ func runWatch(ctx context.Context, in *invocation) error {
 		case err = <-s.end:
 		}
 	}
-	return errors.Join(watchEnd(ctx, err), c.Close()) //nolint:contextcheck // bye is said after ctx has ended
+	return errors.Join(watchEnd(ctx, refusal(err, target, *service)), c.Close()) //nolint:contextcheck // bye is said after ctx has ended
+}
+
+// refusal says what to do about err, where that is known.
+func refusal(err error, target, service string) error {
+	if e, ok := errors.AsType[*client.StatusError](err); ok && e.Status < 500 {
+		return fmt.Errorf("%s is no Rollcall gateway, or refuses this connection: it answers %d; check --url", target, e.Status)
+	}
+	e, ok := errors.AsType[*client.Error](err)
+	switch {
+	case !ok:
+		return err
+	case e.Code == int(gateway.ErrorNoService):
+		return fmt.Errorf("there is no service %s at %s: GET /v1/Services lists those there are", service, target)
+	case e.Code >= auth.CodeInvalid && e.Code <= auth.CodeSignature:
+		return fmt.Errorf("%s refuses the access token: %w; give watch the account and API key of that gateway", target, e)
+	}
+	return err
 }
 
 // watchEnd is nil if err came of ctx ending, which is how a watch is stopped.
