@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -523,5 +524,25 @@ func TestProtocolViolations(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestDialError: what is told of an attempt names the address and what happened, not the steps to it.
+func TestDialError(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "ws://" + l.Addr().String() + "/v1/connect"
+	l.Close() // nobody listens there any more
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var told error
+	_, err = client.Dial(ctx, url, client.Options{
+		Token:        func(context.Context) (string, error) { return "t", nil },
+		OnDisconnect: func(err error, _ time.Duration) { told = err; cancel() },
+	})
+	if err == nil || told == nil || !strings.HasPrefix(told.Error(), "connect to "+url+": dial tcp ") {
+		t.Errorf("Dial = %v, told %v; want the address and that nobody listens", err, told)
 	}
 }

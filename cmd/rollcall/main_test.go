@@ -403,3 +403,20 @@ func TestWatchSaysWhatToDo(t *testing.T) {
 		})
 	}
 }
+
+// TestServeWithoutRedis: the end is one line, and the log stays JSON, whoever writes to it.
+func TestServeWithoutRedis(t *testing.T) {
+	code, _, errOut := invoke(t, []string{"serve", "--addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"},
+		"ROLLCALL_REDIS_URL=redis://127.0.0.1:1", "ROLLCALL_ACCOUNT_SID=AC"+strings.Repeat("a", 32), "ROLLCALL_AUTH_TOKEN=t",
+		"ROLLCALL_API_KEY_SID=SK"+strings.Repeat("a", 32), "ROLLCALL_API_KEY_SECRET=s")
+	lines := strings.Split(strings.TrimSpace(errOut), "\n")
+	last := lines[len(lines)-1]
+	if code != exitFailed || !strings.HasPrefix(last, "rollcall: the store at redis://127.0.0.1:1: ") || !strings.HasSuffix(last, "ROLLCALL_REDIS_URL names it)") {
+		t.Errorf("serve exits with %d: %s", code, last)
+	}
+	for _, line := range lines[:len(lines)-1] {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("the log has a line that is no JSON: %s", line)
+		}
+	}
+}

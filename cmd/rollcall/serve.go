@@ -37,7 +37,7 @@ import (
 const (
 	// storeTimeout is how long one command to Redis may take.
 	storeTimeout = 2 * time.Second
-	// startTimeout is how long a node waits for Redis when it starts.
+	// startTimeout bounds the first exchange with Redis; without it a node does not start.
 	startTimeout = 15 * time.Second
 	// handover is how long users linger whose sessions a draining node closed: the
 	// longest retry hint (2 s) and time for a few attempts elsewhere.
@@ -59,6 +59,7 @@ func serve(ctx context.Context, cfg configs.Config, stdout, stderr io.Writer) er
 	node := presence.NodeID(cfg.NodeID + "-" + strings.ToLower(rand.Text()[:8]))
 	log = log.With(zap.String("node", string(node)))
 
+	redis.SetLogger(redisLog{log})
 	client, closeRedis, err := openRedis(cfg)
 	if err != nil {
 		return err
@@ -74,7 +75,7 @@ func serve(ctx context.Context, cfg configs.Config, stdout, stderr io.Writer) er
 	err = store.Init(startCtx, cfg.AccountSID)
 	cancel()
 	if err != nil {
-		return fmt.Errorf("the store at %s: %w", cfg.RedisURL, err)
+		return fmt.Errorf("the store at %s: %w (is Redis running there? ROLLCALL_REDIS_URL names it)", cfg.RedisURL, err)
 	}
 
 	n := newNode(node, cfg, client, store, registry, log)
@@ -281,6 +282,14 @@ func newLogger(cfg configs.Config, w io.Writer) (*zap.Logger, error) {
 		encoder = zapcore.NewConsoleEncoder(ec)
 	}
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)), nil
+}
+
+// redisLog takes what the Redis client has to say, which would else go to stderr in a format of its own.
+type redisLog struct{ log *zap.Logger }
+
+// Printf implements the client's logger.
+func (l redisLog) Printf(_ context.Context, format string, v ...any) {
+	l.log.Warn("redis client", zap.String("detail", fmt.Sprintf(format, v...)))
 }
 
 // openRedis makes the client, and the embedded server where the configuration says so.
