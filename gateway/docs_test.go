@@ -4,7 +4,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 
@@ -13,7 +12,7 @@ import (
 
 var update = flag.Bool("update", false, "write the generated tables into docs")
 
-// TestProtocolDoc and TestMetricsDoc hold the tables in docs against those in code;
+// TestProtocolDoc holds the tables in docs against those in code;
 // go test ./gateway -update writes them.
 func TestProtocolDoc(t *testing.T) {
 	var closes, errs []string
@@ -25,36 +24,6 @@ func TestProtocolDoc(t *testing.T) {
 	}
 	compare(t, "../docs/protocol.md", "<!-- close codes -->", closes)
 	compare(t, "../docs/protocol.md", "<!-- error codes -->", errs)
-}
-
-func TestMetricsDoc(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, n *node) {
-		families, err := n.metrics.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var rows []string
-		for _, f := range families {
-			labels := map[string][]string{}
-			var names []string
-			for _, m := range f.GetMetric() {
-				for _, l := range m.GetLabel() {
-					if !slices.Contains(names, l.GetName()) {
-						names = append(names, l.GetName())
-					}
-					if v := "`" + l.GetValue() + "`"; !slices.Contains(labels[l.GetName()], v) {
-						labels[l.GetName()] = append(labels[l.GetName()], v)
-					}
-				}
-			}
-			for i, name := range names {
-				slices.Sort(labels[name])
-				names[i] = name + ": " + strings.Join(labels[name], " ")
-			}
-			rows = append(rows, fmt.Sprintf("| `%s` | %s | %s |", f.GetName(), strings.Join(names, "; "), f.GetHelp()))
-		}
-		compare(t, "../docs/metrics.md", "<!-- gateway -->", rows)
-	})
 }
 
 // compare holds the rows of a table, which the marker follows, against those wanted.

@@ -34,7 +34,7 @@ var domainMetrics = []struct {
 	{"rollcall_owed_ends", "Ends of sessions that the store has yet to be told.", nil},
 	{"rollcall_events_received_total", "Events received for partitions with a subscriber here.", nil},
 	{"rollcall_events_delivered_total", "Updates put into sessions' mailboxes.", nil},
-	{"rollcall_events_conflated_total", "Of those, merged into one that still waited.", nil},
+	{"rollcall_events_conflated_total", "Updates delivered by merging them into one that still waited.", nil},
 	{"rollcall_gaps_total", "Times that events were missed, by what showed it.", []string{"cause"}},
 	{"rollcall_repairs_total", "Partitions whose subscribed users were read again, by outcome.", []string{"outcome"}},
 	{"rollcall_subscriptions", "Pairs of session and subscribed user.", nil},
