@@ -152,7 +152,7 @@ test('a service made on the page, and a user made over REST, appear', async () =
   await row('radia', { online: 'Unknown' });
   await page.getByText('Radia P.').waitFor();
   await page.getByRole('tab', { name: 'Connect' }).click();
-  await page.getByText(`rollcall watch --service ${sid}`).waitFor();
+  await page.getByText(`rollcall watch --service ${sid} --url ${gateway.url} `).waitFor();
   assert.deepEqual(complaints, []);
 });
 

@@ -10,9 +10,9 @@ export function drawConnect(root, { service, account }) {
     card('Where', 'The service chosen above, as clients and servers name it.', facts([
       ['Service SID', service], ['Account SID', account], ['REST API', `${base}/v1`], ['WebSocket', socket], ['Subprotocol', 'rollcall.v1.json'],
     ])),
-    card('Watch from a terminal', 'Prints every change of the users it names, as it comes.',
-      code(`rollcall watch --service ${service} ada grace`)),
-    card('Make an access token', 'Clients connect with a short-lived token. The helper libraries for Conversations make the same ones.',
+    card('Watch from a terminal', 'Prints every change of the users it names, as it comes. It needs the credentials in its settings, as the gateway does.',
+      code(`rollcall watch --service ${service} --url ${base} ada grace`)),
+    card('Make an access token', 'Clients connect with a short-lived token. The helper libraries for Conversations make the same ones, with the API key of the gateway.',
       code(`rollcall token --service ${service} --identity ada`)),
     card('Connect a client', 'One socket is one session. Say hello first; say bye to leave at once.',
       code(`const socket = new WebSocket('${socket}', 'rollcall.v1.json');

@@ -5,7 +5,7 @@ import { Session } from './socket.js';
 import { h, setText, seconds, plural } from './dom.js';
 
 const NAMES = ['ada', 'grace', 'linus', 'margaret', 'alan', 'barbara', 'dennis', 'frances', 'edsger', 'hedy',
-  'ken', 'katherine', 'claude', 'radia', 'donald', 'joan', 'tony', 'karen', 'niklaus', 'mary'];
+  'ken', 'katherine', 'shafi', 'radia', 'donald', 'joan', 'tony', 'karen', 'niklaus', 'mary'];
 const MOST = 100; // a browser opens some 200 sockets to one host, all tabs together
 const AT_ONCE = 4; // connecting at the same time: a crowd would be told to come back later
 
