@@ -2,7 +2,7 @@
 // what the page shows; the deadlines are those of a machine that is busy.
 
 import assert from 'node:assert/strict';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import { chromium } from 'playwright-core';
 import { credentials, start } from './gateway.mjs';
@@ -206,6 +206,42 @@ test('beyond what a session may follow, the page says so and follows what is fil
   await row('user-1029', { online: 'Unknown' });
   assert.deepEqual((await identities()), made.slice(1020));
   assert.deepEqual(complaints, []);
+});
+
+test('the client of docs/protocol.md follows a user over a lost connection and a deletion', async (t) => {
+  const [, code] = readFileSync(new URL('../../docs/protocol.md', import.meta.url), 'utf8').match(/```js\n([^]*?)```/);
+  const users = `/v1/Services/${t.service.sid}/Users`;
+  await rest('POST', `/v1/Services/${t.service.sid}/Configuration`, { ReachabilityEnabled: 'true' });
+  const token = async (identity) => (await rest('POST', '/console/api/token', { ServiceSid: t.service.sid, Identity: identity })).token;
+  const told = [];
+  const next = async (wanted) => {
+    for (const deadline = Date.now() + WAIT_MS; told.length === 0;) {
+      assert.ok(Date.now() < deadline, `nothing told; want ${wanted}`);
+      await page.waitForTimeout(20);
+    }
+    assert.equal(told.shift(), wanted);
+  };
+  await context.close();
+  context = await browser.newContext({ bypassCSP: true }); // this page is only a place to run the code in
+  page = await context.newPage();
+  const wire = await tap();
+  await page.exposeFunction('tokenFor', token);
+  await page.exposeFunction('told', (user) => told.push(`${user.identity} ${user.sid ? 'exists' : 'absent'} ${user.is_online}`));
+  await page.goto(`${gateway.url}/console`);
+  await page.addScriptTag({ content: `${code}
+    const url = location.origin.replace('http', 'ws') + '/v1/connect';
+    const come = (identity) => follow(url, () => tokenFor(identity), [], () => {});
+    follow(url, () => tokenFor('watcher'), ['grace'], told);` });
+  await next('grace absent null');
+  await wire.cut(1012, '{"retry_after_ms":500}');
+  await rest('POST', users, { Identity: 'grace' });
+  await next('grace exists null');
+  const leave = await page.evaluateHandle(() => come('grace'));
+  await next('grace exists true');
+  await leave.evaluate((bye) => bye());
+  await next('grace exists false');
+  assert.equal((await fetch(`${gateway.url}${users}/grace`, { method: 'DELETE', headers: authorization })).status, 204);
+  await next('grace absent null');
 });
 
 // --- what the tests say
