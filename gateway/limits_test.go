@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/rollcall-presence/rollcall/gateway"
 	"github.com/rollcall-presence/rollcall/presence"
@@ -400,4 +402,30 @@ func TestProxies(t *testing.T) {
 			t.Errorf("Origin(%s, %q) = %s; want %s", tt.peer, tt.proto, got, tt.origin)
 		}
 	}
+}
+
+// TestRefusedTokenIsExplained: the log names the rule that a refused token broke, and nothing of the token.
+func TestRefusedTokenIsExplained(t *testing.T) {
+	core, logs := observer.New(zap.DebugLevel)
+	bubble(t, func(o *gateway.Options) { o.Log = zap.New(core) }, func(t *testing.T, n *node) {
+		token := mint(t, service, "alice", time.Minute)
+		time.Sleep(2 * time.Minute)
+		p := n.dial(nil).read()
+		p.send(`{"type":"hello","token":"` + token + `"}`)
+		p.wantClose(gateway.CloseBadToken)
+		synctest.Wait()
+		var got []string
+		for _, e := range logs.All() {
+			fields := fmt.Sprint(e.ContextMap())
+			if strings.Contains(fields, token) || strings.Contains(fields, "alice") {
+				t.Errorf("the log tells of the token: %s", fields)
+			}
+			if why, ok := e.ContextMap()["refusal"].(string); ok {
+				got = append(got, why)
+			}
+		}
+		if len(got) != 1 || !strings.Contains(got[0], "exp has passed") {
+			t.Errorf("refusals in the log: %q; want that exp has passed", got)
+		}
+	})
 }

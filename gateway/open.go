@@ -168,7 +168,9 @@ func (s *Session) Open(ctx context.Context, h Hello, answer func(Welcome) []byte
 	s.mu.Unlock()
 	s.srv.greeted(s)
 	if err := s.open(ctx, h, answer); err != nil {
-		return s.srv.problem(err)
+		p := s.srv.problem(err)
+		s.refusal = p
+		return p
 	}
 	return nil
 }

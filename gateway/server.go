@@ -399,7 +399,7 @@ func (s *Server) ended(c *Session, code CloseCode, how presence.End, err error) 
 	}
 	if e := s.log.Check(zap.DebugLevel, "session ended"); e != nil {
 		e.Write(zap.String("session", string(c.id)), zap.String("service", c.key.Service), zap.Int("code", int(code)),
-			zap.Int("peer_code", peer), zap.String("how", endNames[how]), zap.Duration("age", s.wheel.now()-c.arrived), zap.Error(err))
+			zap.Int("peer_code", peer), zap.String("how", endNames[how]), zap.Duration("age", s.wheel.now()-c.arrived), zap.NamedError("refusal", c.refusal), zap.Error(err))
 	}
 	s.forget(c)
 }

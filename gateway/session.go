@@ -71,9 +71,10 @@ type Session struct {
 	address  address
 	requests bucket
 	refusals bucket
-	attached bool // the hub knows the mailbox
-	joined   bool // presence was told of the session, and not yet of its end
-	counted  bool // among the sessions that were let in
+	attached bool  // the hub knows the mailbox
+	joined   bool  // presence was told of the session, and not yet of its end
+	counted  bool  // among the sessions that were let in
+	refusal  error // why hello was refused; nil if it was not
 
 	waiting bool // guarded by Server.mu: counts as pending
 	member  bool // guarded by Server.mu: counts for its user
