@@ -104,10 +104,12 @@ func (s *Store) Service(ctx context.Context, sid string) (presence.Service, erro
 // RestoreService implements presence.ServiceStore.
 func (s *Store) RestoreService(ctx context.Context, v presence.Service, run string) (presence.Service, error) {
 	d := s.defaultedTo.Load()
-	args := []any{v.SID, run, flag(d != nil && *d == v.SID), s.keys.Partitions, v.Created.UnixMicro(),
+	args := []any{
+		v.SID, run, flag(d != nil && *d == v.SID), s.keys.Partitions, v.Created.UnixMicro(),
 		"account", v.Account, "friendly_name", v.FriendlyName, "enabled", flag(v.Enabled), "linger", lingerField(v.Linger),
 		"role_service", v.DefaultServiceRole, "role_conversation", v.DefaultConversationRole, "role_creator", v.DefaultConversationCreatorRole,
-		"updated", v.Updated.UnixMilli()}
+		"updated", v.Updated.UnixMilli(),
+	}
 	if v.Rev != 0 {
 		args = append(args, "rev", v.Rev, "epoch", v.Epoch)
 	}

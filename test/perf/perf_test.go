@@ -167,11 +167,11 @@ func (n *node) resident(b *testing.B) float64 {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if now := kb * 1024; last != 0 && now > last*0.99 {
+		now := kb * 1024
+		if last != 0 && now > last*0.99 {
 			return now
-		} else {
-			last = now
 		}
+		last = now
 	}
 	return last
 }
