@@ -53,6 +53,10 @@ const (
 	stateEnded   // nothing is read any more
 )
 
+// maxTrailing bounds what goes out before a close frame, since new updates may come
+// in meanwhile: more than can wait in a mailbox of the default limits.
+const maxTrailing = 4096
+
 // Session is one live connection of one user. Message handlers call its methods
 // from the reader; Close may be called from anywhere.
 type Session struct {
@@ -80,6 +84,7 @@ type Session struct {
 	member  bool // guarded by Server.mu: counts for its user
 
 	welcomed bool // owned by the writer: the answer to hello was taken
+	trailing int  // owned by the writer: items taken since the close frame waits
 
 	busy       atomic.Bool  // the reader handles a message
 	writeSince atomic.Int64 // when the write that is going on began, on the wheel's clock; 0 when none is
@@ -277,9 +282,9 @@ func (s *Session) Send(frame []byte) {
 }
 
 // Close ends the session with a close frame, and gives the client a few seconds to
-// answer. Before it comes last (which may be nil), and before that the first of what
-// waits, as much as one write takes; the rest is dropped. Only the first Close
-// counts. It does not block.
+// answer. Before it comes last (which may be nil), and before that what waits, so that
+// each answered request has its answer; a client that does not take it in that time
+// gets neither. Only the first Close counts. It does not block.
 func (s *Session) Close(code CloseCode, last []byte) {
 	how := presence.EndLost
 	if code == CloseEnded {
@@ -415,7 +420,6 @@ func (s *Session) writeOnce(out *outgoing) bool {
 		buf, s.pingDue = appendControl(buf, finPing, nil), false
 	}
 	last := s.last
-	s.last = nil
 	s.mu.Unlock()
 
 	out.items = out.items[:0]
@@ -424,6 +428,11 @@ func (s *Session) writeOnce(out *outgoing) bool {
 	}
 	if dead {
 		return true
+	}
+	if last != nil {
+		if s.trailing += len(out.items); len(out.items) > 0 && s.trailing < maxTrailing {
+			last = nil // there may be more to come before it
+		}
 	}
 	ok := s.writeItems(out, buf)
 	clear(out.items)

@@ -102,7 +102,8 @@ func start(t testing.TB, redisURL string, env ...string) *node {
 	t.Cleanup(n.kill)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("node %s said:\n%s", n.addr, n.log)
+			said := n.log.String()
+			t.Logf("node %s said at last:\n%s", n.addr, said[max(0, len(said)-4<<10):])
 		}
 	})
 	eventually(t, "the node serves", func() error {
