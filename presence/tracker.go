@@ -42,9 +42,10 @@ const (
 	beatGroups = 32
 	// urgentWorkers bounds the partitions that are served out of turn at one time.
 	urgentWorkers = 8
-	// lingerSlack is how long after its due time a linger is settled: what falls due
-	// within it is settled together.
-	lingerSlack = 20 * time.Millisecond
+	// lingerSlack is how long after its due time a linger is settled at the earliest,
+	// and lingerSlot the time whose lingers of one partition are settled together, so
+	// that many sessions lost at once cost few heartbeats.
+	lingerSlack, lingerSlot = 20 * time.Millisecond, 50 * time.Millisecond
 	// endChunk bounds the ends of sessions that one script is told of.
 	endChunk = 100
 )
@@ -639,6 +640,7 @@ func (t *Tracker) Leave(ctx context.Context) error {
 
 // settleAt has a partition served at a time, to settle a linger.
 func (t *Tracker) settleAt(at time.Time, q Partition) {
+	at = at.Truncate(lingerSlot).Add(lingerSlot)
 	t.mu.Lock()
 	heap.Push(&t.lingers, due{at, q})
 	first := t.lingers[0].at.Equal(at)
@@ -656,18 +658,19 @@ func (t *Tracker) settle(ctx context.Context) {
 	defer timer.Stop()
 	for {
 		next := time.Hour
+		now := map[Partition]bool{}
 		t.mu.Lock()
 		for len(t.lingers) > 0 {
 			if wait := time.Until(t.lingers[0].at); wait > 0 {
 				next = wait
 				break
 			}
-			q := heap.Pop(&t.lingers).(due).q
-			t.mu.Unlock()
-			t.serveSoon(q)
-			t.mu.Lock()
+			now[heap.Pop(&t.lingers).(due).q] = true
 		}
 		t.mu.Unlock()
+		for q := range now {
+			t.serveSoon(q)
+		}
 		timer.Reset(next)
 		select {
 		case <-ctx.Done():

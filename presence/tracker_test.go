@@ -138,6 +138,29 @@ func TestLostSessionLingers(t *testing.T) {
 	})
 }
 
+// Many sessions lost at once are settled by few heartbeats.
+func TestLingersAreSettledTogether(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n, _ := c.node("n1")
+		const users = 200
+		key := func(i int) presence.Key { return presence.Key{Service: service, Identity: fmt.Sprint(i)} }
+		for i := range users {
+			c.open(n, key(i), i)
+		}
+		c.published()
+		c.store.Calls()
+		for i := range users {
+			c.close(n, key(i), i, presence.EndLost)
+			c.wait(time.Millisecond)
+		}
+		c.wait(10200 * time.Millisecond)
+		c.want("linger over", slices.Repeat([]presence.Tri{presence.False}, users)...)
+		if beats := c.store.Calls()["Beat"]; beats > 10 { // 4 of them come anyway
+			t.Errorf("%d heartbeats for %d lingers; want a few", beats, users)
+		}
+	})
+}
+
 func TestLingerOfTheService(t *testing.T) {
 	bubble(t, func(_ *testing.T, c *cluster) {
 		c.store.SetService(presence.Service{SID: service, Enabled: true, Linger: 0})
