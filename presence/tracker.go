@@ -287,7 +287,7 @@ func (t *Tracker) end(ctx context.Context, q Partition, ends []Ended) error {
 				t.stats.offlineClean.Add(1)
 			case Lingering:
 				t.stats.lingering.Add(1)
-				t.settleAt(time.Now().Add(chunk[i].Linger+lingerSlack), q) //nolint:gosec // G602: an outcome each
+				t.settleAt(time.Now().Add(chunk[i].Linger+lingerSlack), q)
 			case Unchanged, Refused:
 			}
 		}

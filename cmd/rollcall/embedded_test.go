@@ -16,7 +16,7 @@ import (
 
 // A command to the embedded store costs about the same whatever there is in it.
 func TestEmbeddedCost(t *testing.T) {
-	client, done, err := openRedis(configs.Config{RedisURL: configs.Embedded})
+	client, done, err := openRedis(t.Context(), configs.Config{RedisURL: configs.Embedded})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ func TestMetricsDoc(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, closeRedis, err := openRedis(cfg)
+	client, closeRedis, err := openRedis(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func serve(ctx context.Context, cfg configs.Config, stdout, stderr io.Writer) er
 	log = log.With(zap.String("node", string(node)))
 
 	redis.SetLogger(redisLog{log})
-	client, closeRedis, err := openRedis(cfg)
+	client, closeRedis, err := openRedis(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -298,7 +298,7 @@ func (l redisLog) Printf(_ context.Context, format string, v ...any) {
 }
 
 // openRedis makes the client, and the embedded server where the configuration says so.
-func openRedis(cfg configs.Config) (redis.UniversalClient, func(), error) {
+func openRedis(ctx context.Context, cfg configs.Config) (redis.UniversalClient, func(), error) {
 	if cfg.RedisURL != configs.Embedded {
 		opt, err := cfg.RedisURL.Options()
 		if err != nil {
@@ -316,7 +316,7 @@ func openRedis(cfg configs.Config) (redis.UniversalClient, func(), error) {
 	if err := m.StartAddr("127.0.0.1:0"); err != nil {
 		return nil, nil, fmt.Errorf("embedded store: %w", err)
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx)) // the store outlives the drain
 	var aging sync.WaitGroup
 	aging.Go(func() { age(ctx, m) })
 	client := redis.NewClient(&redis.Options{

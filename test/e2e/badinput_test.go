@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"strings"
 	"sync"
@@ -122,9 +123,7 @@ func claimsOf(sid, identity string, change map[string]any) map[string]any {
 		"iss": keySID, "sub": account, "exp": now + 3600,
 		"grants": map[string]any{"identity": identity, "chat": map[string]any{"service_sid": sid}},
 	}
-	for k, v := range change {
-		c[k] = v
-	}
+	maps.Copy(c, change)
 	return c
 }
 

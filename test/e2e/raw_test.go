@@ -47,7 +47,7 @@ func (n *node) raw(t testing.TB, header ...string) *raw {
 	}, header...)
 	c.bytes([]byte(strings.Join(head, "\r\n") + "\r\n\r\n"))
 	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-	res, err := http.ReadResponse(c.r, nil) //nolint:bodyclose // an upgrade has none
+	res, err := http.ReadResponse(c.r, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func (n *node) metrics() map[string]float64 {
 
 func (n *node) scrape() string {
 	n.t.Helper()
-	res, err := http.Get("http://" + n.admin + "/metrics") //nolint:noctx // a test
+	res, err := http.Get("http://" + n.admin + "/metrics")
 	if err != nil {
 		n.t.Fatal(err)
 	}
