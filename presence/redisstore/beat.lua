@@ -33,7 +33,7 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', nodes, '-inf', str(now), 'LIMI
     local removed = redis.call('HDEL', onkey(svc, id), session) == 1
     if orphan(svc, id) and not redis.call('ZSCORE', lingers, svc .. id) then
       if removed then
-        offline(svc, id, 0, 0)
+        offline(svc, id, 0, 0, 'lease')
         by_lease = by_lease + 1
       else -- as in end.lua
         redis.call('ZADD', lingers, str(now + lease), svc .. id)
@@ -54,7 +54,7 @@ for _, member in ipairs(due) do
   redis.call('ZREM', lingers, member)
   local svc, id = string.sub(member, 1, SERVICE), string.sub(member, SERVICE + 1)
   if orphan(svc, id) then
-    offline(svc, id, 0, 0)
+    offline(svc, id, 0, 0, 'linger')
     by_linger = by_linger + 1
   end
 end

@@ -18,7 +18,7 @@ for i = 4, #ARGV, 7 do
     -- has any, are about to be registered anew
     if not removed then linger = math.max(linger, lease) end
     if linger == 0 then
-      offline(svc, id, ARGV[i + 4] == '1' and tonumber(ARGV[i + 5]) or 0, tonumber(ARGV[i + 6]))
+      offline(svc, id, ARGV[i + 4] == '1' and tonumber(ARGV[i + 5]) or 0, tonumber(ARGV[i + 6]), 'end')
       outcome = 1
     else
       redis.call('ZADD', base .. ':linger', str(now + linger), member)

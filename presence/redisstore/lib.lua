@@ -35,7 +35,9 @@ end
 
 -- Gives the user a revision above its last and above floor, and publishes its
 -- recorded state. mask holds the reasons; profile values go with their reason.
-local function emit(svc, id, mask, floor)
+-- cause: connect, switch, end, operator, linger, lease, create, update, register_push,
+-- unregister_push or push_expired.
+local function emit(svc, id, mask, floor, cause)
   local u = ukey(svc, id)
   local f = redis.call('HMGET', u, 'sid', 'rev', 'epoch', 'nepoch', 'online', 'notifiable', 'last_online', 'friendly_name', 'attributes')
   local rev = str(math.max((tonumber(f[2]) or 0) + 1, now, floor + 1))
@@ -58,11 +60,11 @@ end
 -- The offline transition of a user whose last session is gone. epoch: the service's
 -- if its switch is known to be on, else 0. It is published whatever the switch: the
 -- caller may not have heard of a flip that others have heard of.
-local function offline(svc, id, epoch, floor)
+local function offline(svc, id, epoch, floor, cause)
   local u = ukey(svc, id)
   if epoch > (tonumber(redis.call('HGET', u, 'epoch')) or 0) then redis.call('HSET', u, 'epoch', str(epoch)) end
   redis.call('HSET', u, 'online', '0', 'last_online', str(now))
-  emit(svc, id, 1, floor)
+  emit(svc, id, 1, floor, cause)
 end
 
 -- True if the user is recorded online without any session to keep it so.

@@ -22,14 +22,14 @@ for i = 5, #ARGV, 8 do
     redis.call('SADD', base .. ':node:' .. node, session .. svc .. id)
     redis.call('ZREM', base .. ':linger', svc .. id)
     local f = redis.call('HMGET', u, 'online', 'epoch')
-    local mask, stamped = 0, tonumber(f[2]) or 0
+    local mask, stamped, cause = 0, tonumber(f[2]) or 0, 'create'
     if enabled and (f[1] ~= '1' or stamped < epoch) then
       redis.call('HSET', u, 'online', '1', 'epoch', str(math.max(epoch, stamped)))
-      mask = 1
+      mask, cause = 1, f[1] == '1' and 'switch' or 'connect'
     elseif f[1] ~= '1' then
       redis.call('HSET', u, 'online', '1')
     end
-    if mask > 0 or created then emit(svc, id, mask, floor) end
+    if mask > 0 or created then emit(svc, id, mask, floor, cause) end
     reply[#reply + 1] = mask
   end
 end

@@ -18,5 +18,5 @@ for i = 8, #ARGV, 2 do
   end
 end
 if changed then redis.call('HSET', u, 'updated', str(now)) end
-if mask > 0 or not exists then emit(svc, id, mask, floor) end
+if mask > 0 or not exists then emit(svc, id, mask, floor, exists and 'update' or 'create') end
 return redis.call('HGETALL', u)
