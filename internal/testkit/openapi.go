@@ -1,0 +1,207 @@
+package testkit
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/getkin/kin-openapi/openapi3"
+)
+
+// Documents are OpenAPI documents that answers of the REST API are held against. The
+// last is our own, whose Error schema every refusal follows.
+type Documents []Document
+
+// Document is one of them, with its operations.
+type Document struct {
+	*openapi3.T
+	Operations []Operation
+}
+
+// Operation is one method on one path of a document.
+type Operation struct {
+	*openapi3.Operation
+	Method, Path string // as written, with {names}
+	Extension    bool   // marked as ours
+	// Parameters are the names of all that it takes in the query, in headers and in
+	// the form; a path's own are not among them.
+	Parameters []string
+}
+
+// ReadDocuments reads and checks OpenAPI documents.
+func ReadDocuments(files ...string) (Documents, error) {
+	var all Documents
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		doc, err := openapi3.NewLoader().LoadFromData(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		d := Document{T: doc}
+		for _, path := range doc.Paths.InMatchingOrder() {
+			item := doc.Paths.Value(path)
+			for _, method := range []string{http.MethodPost, http.MethodGet, http.MethodDelete} {
+				if op := item.GetOperation(method); op != nil {
+					d.Operations = append(d.Operations, Operation{
+						Operation: op, Method: method, Path: path, Extension: item.Extensions["x-rollcall-extension"] == true,
+						Parameters: parameters(item.Parameters, op),
+					})
+				}
+			}
+		}
+		all = append(all, d)
+	}
+	return all, nil
+}
+
+func parameters(shared openapi3.Parameters, op *openapi3.Operation) (names []string) {
+	for _, list := range []openapi3.Parameters{shared, op.Parameters} {
+		for _, p := range list {
+			if p.Value.In != openapi3.ParameterInPath {
+				names = append(names, p.Value.Name)
+			}
+		}
+	}
+	if op.RequestBody != nil {
+		for _, media := range op.RequestBody.Value.Content {
+			for name := range media.Schema.Value.Properties {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// Find is what the document says of a request; nil if nothing. A path that is
+// spelt out goes before one with a name in that place.
+func (d Document) Find(method, escapedPath string) *Operation {
+	for i := range d.Operations {
+		if op := &d.Operations[i]; op.Method == method && matches(op.Path, escapedPath) {
+			return op
+		}
+	}
+	return nil
+}
+
+func matches(pattern, escapedPath string) bool {
+	want, have := strings.Split(pattern, "/"), strings.Split(escapedPath, "/")
+	if len(want) != len(have) {
+		return false
+	}
+	for i, segment := range have {
+		segment, err := url.PathUnescape(segment)
+		if err != nil || segment == "" && i > 0 || want[i] != segment && !strings.HasPrefix(want[i], "{") {
+			return false
+		}
+	}
+	return true
+}
+
+var requestID = regexp.MustCompile(`^RQ[0-9a-f]{32}$`)
+
+// Check holds an answer of the API against each document that knows the operation:
+// its status, its type, its schema, and that no member which the schema names is
+// missing. A stream of events has its own format and is not looked into.
+func (all Documents) Check(method, escapedPath string, resp *http.Response, body []byte) error {
+	if id := resp.Header.Get("Twilio-Request-Id"); !requestID.MatchString(id) {
+		return fmt.Errorf("Twilio-Request-Id %q", id)
+	}
+	content := resp.Header.Get("Content-Type")
+	var value any
+	switch {
+	case resp.StatusCode == http.StatusNoContent:
+		if len(body) > 0 {
+			return fmt.Errorf("a 204 with a body")
+		}
+	case content == "application/json; charset=utf-8":
+		if err := json.Unmarshal(body, &value); err != nil {
+			return err
+		}
+	case content != "text/event-stream" || resp.StatusCode != http.StatusOK:
+		return fmt.Errorf("Content-Type %q", content)
+	}
+	if resp.StatusCode >= http.StatusBadRequest {
+		return all.checkError(resp.StatusCode, value)
+	}
+	known := false
+	for _, doc := range all {
+		op := doc.Find(method, escapedPath)
+		if op == nil {
+			continue
+		}
+		known = true
+		described := op.Responses.Status(resp.StatusCode)
+		if described == nil {
+			return fmt.Errorf("%s: no status %d", doc.Info.Title, resp.StatusCode)
+		}
+		if resp.StatusCode == http.StatusNoContent {
+			continue
+		}
+		kind, _, _ := strings.Cut(content, ";")
+		media := described.Value.Content.Get(kind)
+		if media == nil {
+			return fmt.Errorf("%s: no content of type %s", doc.Info.Title, kind)
+		}
+		if kind != "application/json" {
+			continue
+		}
+		schema := media.Schema.Value
+		if err := schema.VisitJSON(value, openapi3.VisitAsResponse()); err != nil {
+			return fmt.Errorf("%s: %w", doc.Info.Title, err)
+		}
+		if err := complete(schema, value, "answer"); err != nil {
+			return fmt.Errorf("%s: %w", doc.Info.Title, err)
+		}
+	}
+	if !known {
+		return fmt.Errorf("a success of an operation that no document has")
+	}
+	return nil
+}
+
+func (all Documents) checkError(status int, value any) error {
+	if err := all[len(all)-1].Components.Schemas["Error"].Value.VisitJSON(value); err != nil {
+		return err
+	}
+	e := value.(map[string]any)
+	if e["status"] != float64(status) {
+		return fmt.Errorf("status %v in the body of a %d", e["status"], status)
+	}
+	if want := fmt.Sprintf("https://www.twilio.com/docs/errors/%v", e["code"]); e["more_info"] != want {
+		return fmt.Errorf("more_info %v; want %s", e["more_info"], want)
+	}
+	return nil
+}
+
+// complete reports a member that a schema names and the value lacks.
+func complete(schema *openapi3.Schema, value any, at string) error {
+	switch v := value.(type) {
+	case map[string]any:
+		for name, property := range schema.Properties {
+			member, ok := v[name]
+			if !ok {
+				return fmt.Errorf("%s lacks %s", at, name)
+			}
+			if err := complete(property.Value, member, at+"."+name); err != nil {
+				return err
+			}
+		}
+	case []any:
+		if schema.Items == nil {
+			return nil
+		}
+		for _, item := range v {
+			if err := complete(schema.Items.Value, item, at+"[]"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
