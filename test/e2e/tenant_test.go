@@ -1,0 +1,202 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	conversations "github.com/twilio/twilio-go/rest/conversations/v1"
+
+	"github.com/rollcall-presence/rollcall/client"
+)
+
+// tenant is a service with one of everything in it.
+type tenant struct {
+	*contract
+	service, name string
+	alice         string // SID of its user, whose identity is also the tenant's
+	identity      string
+	role          string            // a service role
+	has           map[string]string // collection of a path -> what stands for one of it
+}
+
+// newTenant makes a service and fills it.
+func (c *contract) newTenant(t *testing.T, name string) *tenant {
+	t.Helper()
+	s, err := c.api.CreateService(&conversations.CreateServiceParams{FriendlyName: &name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.furnish(t, *s.Sid, name)
+}
+
+// furnish switches a service on and puts one of everything into it. All that can be
+// named carries the tenant's name.
+func (c *contract) furnish(t *testing.T, service, name string) *tenant {
+	t.Helper()
+	conf, err := c.api.UpdateServiceConfiguration(service, &conversations.UpdateServiceConfigurationParams{ReachabilityEnabled: new(true)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tn := &tenant{contract: c, service: service, name: name, identity: "alice of " + name, role: *conf.DefaultChatServiceRoleSid}
+	u, err := c.api.CreateServiceUser(service, &conversations.CreateServiceUserParams{
+		Identity: &tn.identity, FriendlyName: new("Alice of " + name), Attributes: new(fmt.Sprintf(`{"of":%q}`, name)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tn.alice = *u.Sid
+	tn.has = map[string]string{"Services": service, "Users": tn.alice}
+	return tn
+}
+
+// of is what stands for one of a collection in a path.
+func (tn *tenant) of(collection string) string {
+	sid, ok := tn.has[collection]
+	if !ok {
+		tn.t.Fatalf("the tenant has nothing for a name below %s: furnish it", collection)
+	}
+	return sid
+}
+
+// path fills a pattern's names with what the tenant has.
+func (tn *tenant) path(pattern string) string {
+	return tn.pathBut(pattern, name{}, "")
+}
+
+// pathBut is path with something else in one place.
+func (tn *tenant) pathBut(pattern string, but name, other string) string {
+	for _, n := range names(pattern) {
+		with := other
+		if n != but {
+			with = tn.of(n.collection)
+		}
+		pattern = strings.Replace(pattern, "/"+n.collection+"/"+n.as, "/"+n.collection+"/"+with, 1)
+	}
+	return pattern
+}
+
+// base is the path of the service, with more behind it.
+func (tn *tenant) base(more string) string { return "/v1/Services/" + tn.service + more }
+
+// connect opens a session of a user of the tenant.
+func (tn *tenant) connect(t *testing.T, identity string) *client.Client {
+	t.Helper()
+	return connect(t, tn.nodes[int(tn.turn.Add(1))%len(tn.nodes)].ws(), tn.service, identity, client.Options{})
+}
+
+// wantOnline fails unless is_online of a user becomes what is wanted.
+func (tn *tenant) wantOnline(t *testing.T, identity, want string) {
+	t.Helper()
+	eventually(t, identity+" reads "+want, func() error {
+		u, err := tn.api.FetchServiceUser(tn.service, url.PathEscape(identity))
+		if err == nil && state(u.IsOnline) != want {
+			return errNotYet
+		}
+		return err
+	})
+}
+
+func decode(body []byte) (a answer, err error) {
+	return a, json.Unmarshal(body, &a)
+}
+
+// is reports whether each named member has the value.
+func (a answer) is(want answer) error {
+	for member, value := range want {
+		if got := a[member]; fmt.Sprint(got) != fmt.Sprint(value) {
+			return fmt.Errorf("%s is %v; want %v", member, got, value)
+		}
+	}
+	return nil
+}
+
+// same fails unless what the library read is there and as wanted.
+func same[T comparable](t *testing.T, what string, got *T, want T) {
+	t.Helper()
+	if got == nil || *got != want {
+		t.Errorf("%s = %v; want %v", what, show(got), want)
+	}
+}
+
+// show is a pointer's value for messages and comparisons.
+func show[T any](p *T) string {
+	if p == nil {
+		return "null"
+	}
+	return fmt.Sprint(*p)
+}
+
+// pages walks a list to its end and back again, two at a time, by the URLs in the
+// answers and nothing else, and returns what its items have in member.
+func (c *contract) pages(t *testing.T, path, query, key, member string) []string {
+	t.Helper()
+	read := func(path string) (items []string, meta map[string]any) {
+		t.Helper()
+		_, query, _ := strings.Cut(path, "?")
+		path, _, _ = strings.Cut(path, "?")
+		a := c.must(t, http.MethodGet, path, query)
+		meta = a["meta"].(map[string]any)
+		if meta["key"] != key {
+			t.Errorf("%s: key %v; want %s", path, meta["key"], key)
+		}
+		for _, item := range a[key].([]any) {
+			items = append(items, item.(map[string]any)[member].(string))
+		}
+		return items, meta
+	}
+	// follow is a page URL's path, which must be at a gateway that was asked.
+	follow := func(at any) string {
+		t.Helper()
+		u, err := url.Parse(at.(string))
+		if err != nil || !slices.ContainsFunc(c.nodes, func(n *node) bool { return n.addr == u.Host }) || u.Scheme != "http" {
+			t.Fatalf("page URL %v: %v; want it at the origin of the request", at, err)
+		}
+		return u.RequestURI()
+	}
+	var there [][]string
+	at := path + "?PageSize=2"
+	if query != "" {
+		at += "&" + query
+	}
+	first := at
+	for n := 0; ; n++ {
+		items, meta := read(at)
+		there = append(there, items)
+		if meta["page"] != float64(n) || meta["page_size"] != 2.0 || len(items) > 2 {
+			t.Errorf("%s: page %v of %v with %d items; want page %d of 2", at, meta["page"], meta["page_size"], len(items), n)
+		}
+		if again, _ := read(follow(meta["url"])); !slices.Equal(again, items) {
+			t.Errorf("%s: its own URL gives %v; want %v", at, again, items)
+		}
+		if begin, _ := read(follow(meta["first_page_url"])); !slices.Equal(begin, there[0]) {
+			t.Errorf("%s: the first page is now %v; want %v", at, begin, there[0])
+		}
+		if meta["next_page_url"] == nil {
+			for back := n - 1; back >= 0; back-- {
+				at = follow(meta["previous_page_url"])
+				items, meta = read(at)
+				if !slices.Equal(items, there[back]) {
+					t.Errorf("%s: back at page %d are %v; want %v", first, back, items, there[back])
+				}
+			}
+			if meta["previous_page_url"] != nil {
+				t.Errorf("%s: there is a page before the first: %v", first, meta["previous_page_url"])
+			}
+			return slices.Concat(there...)
+		}
+		at = follow(meta["next_page_url"])
+	}
+}
+
+// listRefusals are what every list refuses.
+var listRefusals = []refusal{
+	{what: "a page of nothing", params: "PageSize=0", status: 400, code: 20001},
+	{what: "a page size in words", params: "PageSize=abc", status: 400, code: 20001},
+	{what: "a page without its token", params: "Page=3", status: 400, code: 20001},
+	{what: "a token of nobody", params: "PageToken=PTnonsense&Page=1", status: 400, code: 20001},
+}
