@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	conversations "github.com/twilio/twilio-go/rest/conversations/v1"
 )
 
@@ -132,6 +133,60 @@ var serviceOperations = []operation{
 		}
 	}, refuses: []refusal{
 		{what: "more than a minute", params: "Linger=61", status: 400, code: 20001},
+	}},
+
+	{id: "FetchServiceNotification", run: func(t *testing.T, c *contract) {
+		n, err := c.api.FetchServiceNotification(c.newTenant(t, "not notified").service)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, "account_sid", n.AccountSid, account)
+		same(t, "log_enabled", n.LogEnabled, false)
+		for what, got := range map[string]*any{"new_message": n.NewMessage, "added_to_conversation": n.AddedToConversation, "removed_from_conversation": n.RemovedFromConversation} {
+			want := answer{"enabled": false, "template": nil, "sound": nil}
+			if what == "new_message" {
+				want["badge_count_enabled"], want["with_media"] = false, map[string]any{"enabled": false, "template": nil}
+			}
+			if diff := cmp.Diff(map[string]any(want), *got); diff != "" {
+				t.Errorf("%s at first (-want +got):\n%s", what, diff)
+			}
+		}
+	}},
+	{id: "UpdateServiceNotification", run: func(t *testing.T, c *contract) {
+		tn := c.newTenant(t, "notified")
+		n, err := c.api.UpdateServiceNotification(tn.service, &conversations.UpdateServiceNotificationParams{
+			LogEnabled: new(true), NewMessageEnabled: new(true), NewMessageTemplate: new("${USER}: ${MESSAGE} & more"), NewMessageSound: new("ping"),
+			NewMessageBadgeCountEnabled: new(true), NewMessageWithMediaEnabled: new(true), NewMessageWithMediaTemplate: new("a picture"),
+			AddedToConversationEnabled: new(true), AddedToConversationTemplate: new("added"), AddedToConversationSound: new("in"),
+			RemovedFromConversationEnabled: new(true), RemovedFromConversationTemplate: new("removed"), RemovedFromConversationSound: new("out"),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, "log_enabled", n.LogEnabled, true)
+		want := map[string]any{
+			"enabled": true, "template": "${USER}: ${MESSAGE} & more", "sound": "ping", "badge_count_enabled": true,
+			"with_media": map[string]any{"enabled": true, "template": "a picture"},
+		}
+		if diff := cmp.Diff(want, *n.NewMessage); diff != "" {
+			t.Errorf("new_message (-want +got):\n%s", diff)
+		}
+		// What is not named is kept, also by an update of nothing.
+		if _, err = c.api.UpdateServiceNotification(tn.service, &conversations.UpdateServiceNotificationParams{LogEnabled: new(false)}); err != nil {
+			t.Fatal(err)
+		}
+		if n, err = c.api.UpdateServiceNotification(tn.service, nil); err != nil {
+			t.Fatal(err)
+		}
+		same(t, "log_enabled", n.LogEnabled, false)
+		if diff := cmp.Diff(any(map[string]any{"enabled": true, "template": "removed", "sound": "out"}), *n.RemovedFromConversation); diff != "" {
+			t.Errorf("removed_from_conversation (-want +got):\n%s", diff)
+		}
+		// They are about what is sent, not about who can be reached.
+		tn.wantOnline(t, tn.identity, "null")
+	}, refuses: []refusal{
+		{what: "neither true nor false", params: "NewMessage.Enabled=perhaps", status: 400, code: 20001},
+		{what: "a long template", params: "NewMessage.Template=" + strings.Repeat("x", 4097), status: 400, code: 50058},
 	}},
 
 	{id: "FetchConfiguration", run: func(t *testing.T, c *contract) {

@@ -50,7 +50,7 @@ func (c *contract) furnish(t *testing.T, service, name string) *tenant {
 		t.Fatal(err)
 	}
 	tn.alice = *u.Sid
-	tn.has = map[string]string{"Services": service, "Users": tn.alice}
+	tn.has = map[string]string{"Services": service, "Users": tn.alice, "Roles": tn.role}
 	return tn
 }
 
