@@ -218,7 +218,7 @@ type operation struct {
 }
 
 // operations is the table: one entry for each operation, which docs/rest.md lists.
-var operations = slices.Concat(serviceOperations, roleOperations, userOperations)
+var operations = slices.Concat(serviceOperations, roleOperations, userOperations, bindingOperations, hookOperations)
 
 // TestContract drives each operation through the unmodified library, and holds that
 // none is missing: neither an operation nor a parameter of either document.
