@@ -41,6 +41,8 @@ type contract struct {
 
 	mu    sync.Mutex                 // guards the following
 	asked map[string]map[string]bool // operation -> parameters of the requests that succeeded
+	// listen, if set, hears each answer.
+	listen func(r *http.Request, body []byte)
 }
 
 // contracts runs a test on one gateway with the embedded store, and on two that share
@@ -113,6 +115,12 @@ func (c *contract) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	if err := c.docs.Check(r.Method, r.URL.EscapedPath(), resp, body); err != nil {
 		c.t.Errorf("%s %s %.200s: %d %.1000s: %v", r.Method, r.URL, form, resp.StatusCode, body, err)
+	}
+	c.mu.Lock()
+	listen := c.listen
+	c.mu.Unlock()
+	if listen != nil {
+		listen(r, body)
 	}
 	if resp.StatusCode < 300 {
 		c.note(r, form)

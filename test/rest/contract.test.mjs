@@ -13,7 +13,7 @@ import { webhooks } from './webhooks.mjs';
 for (const store of ['embedded', 'redis']) {
   describe(`with the store ${store}`, () => {
     const gateway = new Gateway();
-    before(() => gateway.start({ store, env: {} }));
+    before(() => gateway.start({ store, env: { ROLLCALL_WEBHOOK_ALLOWED_NETWORKS: '127.0.0.0/8' } }));
     after(() => gateway.stop?.());
 
     services(gateway);

@@ -62,8 +62,8 @@ export function services(gateway) {
     assert.equal(at.logEnabled, false);
     assert.deepEqual(at.newMessage, { enabled: false, template: null, sound: null, badge_count_enabled: false, with_media: { enabled: false, template: null } });
     const set = await notifications.update({
-      logEnabled: true, 'newMessage.enabled': true, newMessageEnabled: true, newMessageTemplate: 'a & b', newMessageWithMediaEnabled: true,
-      addedToConversationSound: 'in', removedFromConversationEnabled: true,
+      logEnabled: true, 'newMessage.enabled': true, 'newMessage.template': 'a & b', 'newMessage.withMedia.enabled': true,
+      'addedToConversation.sound': 'in', 'removedFromConversation.enabled': true,
     });
     assert.equal(set.logEnabled, true);
     assert.deepEqual(set.newMessage, { enabled: true, template: 'a & b', sound: null, badge_count_enabled: false, with_media: { enabled: true, template: null } });
