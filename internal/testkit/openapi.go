@@ -3,10 +3,12 @@ package testkit
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -71,8 +73,8 @@ func parameters(shared openapi3.Parameters, op *openapi3.Operation) (names []str
 	}
 	if op.RequestBody != nil {
 		for _, media := range op.RequestBody.Value.Content {
-			for name := range media.Schema.Value.Properties {
-				names = append(names, name)
+			for _, schema := range append(openapi3.SchemaRefs{media.Schema}, media.Schema.Value.AllOf...) {
+				names = slices.AppendSeq(names, maps.Keys(schema.Value.Properties))
 			}
 		}
 	}

@@ -86,8 +86,7 @@ var bindingOperations = []operation{
 	}},
 	{id: "DeleteCredential", run: func(t *testing.T, c *contract) {
 		tn := c.newTenant(t, "without a credential")
-		sid := c.credential(t, "fcm")
-		tn.bind(t, tn.identity, "fcm", "token", "CredentialSid="+sid)
+		sid := tn.has["Credentials"]
 		tn.wantNotifiable(t, tn.identity, "true")
 		if err := c.api.DeleteCredential(sid); err != nil {
 			t.Fatal(err)
@@ -105,8 +104,58 @@ var bindingOperations = []operation{
 		})
 	}},
 
+	{id: "CreateServiceUserBinding", params: "BindingType=fcm&Address=x", run: func(t *testing.T, c *contract) {
+		tn, cr := c.newTenant(t, "registered"), c.credential(t, "apn")
+		path := tn.base("/Users/" + tn.alice + "/Bindings")
+		made := c.must(t, http.MethodPost, path, url.Values{
+			"BindingType": {"apn"}, "Address": {"a & b"}, "CredentialSid": {cr}, "MessageTypes": {"new_message", "removed_from_conversation"}, "ExpiresIn": {"3600"},
+		}.Encode())
+		if err := made.is(answer{"endpoint": "a & b", "binding_type": "apn", "credential_sid": cr, "identity": tn.identity, "message_types": "[new_message removed_from_conversation]"}); err != nil {
+			t.Error(err)
+		}
+		if again := tn.bind(t, tn.identity, "apn", "a & b", ""); again != made["sid"] {
+			t.Errorf("registered again it is %s; want it to stay %s", again, made["sid"])
+		}
+		if _, err := c.api.CreateServiceUser(tn.service, &conversations.CreateServiceUserParams{Identity: new("bob")}); err != nil {
+			t.Fatal(err)
+		}
+		if moved := tn.bind(t, "bob", "apn", "a & b", ""); moved == made["sid"] {
+			t.Errorf("another user's binding is %s, too", moved)
+		}
+		_, err := c.api.FetchServiceBinding(tn.service, made["sid"].(string))
+		wantError(t, "the binding that the address moved from", err, 404, 20404)
+		if web := tn.bind(t, "bob", "webpush", "https://push.example.com/1", ""); web == "" {
+			t.Error("no SID")
+		}
+	}, refuses: []refusal{
+		{what: "no type", params: "Address=x", status: 400, code: 20001},
+		{what: "no address", params: "BindingType=fcm", status: 400, code: 20001},
+		{what: "a type that is none", params: "BindingType=pigeon&Address=x", status: 400, code: 50209},
+		{what: "a long address", params: "BindingType=fcm&Address=" + strings.Repeat("x", 4097), status: 400, code: 20001},
+		{what: "no credential", params: "BindingType=fcm&Address=x&CredentialSid=CR" + noSID, status: 400, code: 20001},
+		{what: "a life too short", params: "BindingType=fcm&Address=x&ExpiresIn=59", status: 400, code: 20001},
+		{what: "a message type that is none", params: "BindingType=fcm&Address=x&MessageTypes=smoke", status: 400, code: 20001},
+	}},
+	{id: "ListServiceUserBinding", run: func(t *testing.T, c *contract) {
+		tn := c.newTenant(t, "of one user's bindings")
+		if _, err := c.api.CreateServiceUser(tn.service, &conversations.CreateServiceUserParams{Identity: new("bob")}); err != nil {
+			t.Fatal(err)
+		}
+		tn.bind(t, "bob", "fcm", "not alice's", "")
+		want := []string{tn.has["Bindings"]}
+		for i := range 4 {
+			want = append(want, tn.bind(t, tn.identity, "fcm", fmt.Sprint(i), ""))
+		}
+		if got := c.pages(t, tn.base("/Users/"+tn.alice+"/Bindings"), "", "bindings", "sid"); !slices.Equal(got, want) {
+			t.Errorf("pages of a user's bindings = %v; want %v", got, want)
+		}
+	}, refuses: listRefusals},
+
 	{id: "ListServiceBinding", run: func(t *testing.T, c *contract) {
 		tn := c.newTenant(t, "of bindings")
+		if err := c.api.DeleteServiceBinding(tn.service, tn.has["Bindings"]); err != nil {
+			t.Fatal(err)
+		}
 		if none, err := c.api.ListServiceBinding(tn.service, nil); err != nil || len(none) != 0 {
 			t.Fatalf("bindings at first = %v, %v; want none", none, err)
 		}
@@ -173,17 +222,20 @@ var bindingOperations = []operation{
 	}},
 	{id: "DeleteServiceBinding", run: func(t *testing.T, c *contract) {
 		tn := c.newTenant(t, "unbound")
-		tn.wantNotifiable(t, tn.identity, "null")
-		one, other := tn.bind(t, tn.identity, "fcm", "1", ""), tn.bind(t, tn.identity, "fcm", "2", "")
-		tn.wantNotifiable(t, tn.identity, "true")
+		if _, err := c.api.CreateServiceUser(tn.service, &conversations.CreateServiceUserParams{Identity: new("bob")}); err != nil {
+			t.Fatal(err)
+		}
+		tn.wantNotifiable(t, "bob", "null")
+		one, other := tn.bind(t, "bob", "fcm", "1", ""), tn.bind(t, "bob", "fcm", "2", "")
+		tn.wantNotifiable(t, "bob", "true")
 		if err := c.api.DeleteServiceBinding(tn.service, one); err != nil {
 			t.Fatal(err)
 		}
-		tn.wantNotifiable(t, tn.identity, "true")
+		tn.wantNotifiable(t, "bob", "true")
 		if err := c.api.DeleteServiceBinding(tn.service, other); err != nil {
 			t.Fatal(err)
 		}
-		tn.wantNotifiable(t, tn.identity, "false")
+		tn.wantNotifiable(t, "bob", "false")
 		_, err := c.api.FetchServiceBinding(tn.service, one)
 		wantError(t, "fetching it", err, 404, 20404)
 		wantError(t, "deleting it again", c.api.DeleteServiceBinding(tn.service, one), 404, 20404)

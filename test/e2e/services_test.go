@@ -183,7 +183,7 @@ var serviceOperations = []operation{
 			t.Errorf("removed_from_conversation (-want +got):\n%s", diff)
 		}
 		// They are about what is sent, not about who can be reached.
-		tn.wantOnline(t, tn.identity, "null")
+		tn.wantNotifiable(t, tn.identity, "true")
 	}, refuses: []refusal{
 		{what: "neither true nor false", params: "NewMessage.Enabled=perhaps", status: 400, code: 20001},
 		{what: "a long template", params: "NewMessage.Template=" + strings.Repeat("x", 4097), status: 400, code: 50058},

@@ -50,7 +50,13 @@ func (c *contract) furnish(t *testing.T, service, name string) *tenant {
 		t.Fatal(err)
 	}
 	tn.alice = *u.Sid
-	tn.has = map[string]string{"Services": service, "Users": tn.alice, "Roles": tn.role}
+	key := c.must(t, http.MethodPost, "/v1/Keys", "FriendlyName="+url.QueryEscape(name))
+	tn.has = map[string]string{
+		"Services": service, "Users": tn.alice, "Roles": tn.role, "Keys": key["sid"].(string), "Credentials": c.credential(t, "fcm"),
+	}
+	tn.has["Bindings"] = tn.bind(t, tn.identity, "fcm", "device of "+name, "CredentialSid="+tn.has["Credentials"])
+	tn.connect(t, tn.identity)
+	tn.has["Sessions"] = c.list(t, tn.base("/Users/"+tn.alice+"/Sessions"), "sessions", "id")[0]
 	return tn
 }
 
