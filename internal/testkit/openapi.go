@@ -30,8 +30,8 @@ type Operation struct {
 	Method, Path string // as written, with {names}
 	Extension    bool   // marked as ours
 	// Parameters are the names of all that it takes in the query, in headers and in
-	// the form; a path's own are not among them.
-	Parameters []string
+	// the form, and Required those it must have; a path's own are not among them.
+	Parameters, Required []string
 }
 
 // ReadDocuments reads and checks OpenAPI documents.
@@ -51,10 +51,9 @@ func ReadDocuments(files ...string) (Documents, error) {
 			item := doc.Paths.Value(path)
 			for _, method := range []string{http.MethodPost, http.MethodGet, http.MethodDelete} {
 				if op := item.GetOperation(method); op != nil {
-					d.Operations = append(d.Operations, Operation{
-						Operation: op, Method: method, Path: path, Extension: item.Extensions["x-rollcall-extension"] == true,
-						Parameters: parameters(item.Parameters, op),
-					})
+					o := Operation{Operation: op, Method: method, Path: path, Extension: item.Extensions["x-rollcall-extension"] == true}
+					o.parameters(item.Parameters)
+					d.Operations = append(d.Operations, o)
 				}
 			}
 		}
@@ -63,22 +62,26 @@ func ReadDocuments(files ...string) (Documents, error) {
 	return all, nil
 }
 
-func parameters(shared openapi3.Parameters, op *openapi3.Operation) (names []string) {
-	for _, list := range []openapi3.Parameters{shared, op.Parameters} {
-		for _, p := range list {
-			if p.Value.In != openapi3.ParameterInPath {
-				names = append(names, p.Value.Name)
-			}
+// parameters collects the names, those of the whole path among them.
+func (o *Operation) parameters(shared openapi3.Parameters) {
+	for _, p := range slices.Concat(shared, o.Operation.Parameters) {
+		if p.Value.In == openapi3.ParameterInPath {
+			continue
+		}
+		o.Parameters = append(o.Parameters, p.Value.Name)
+		if p.Value.Required {
+			o.Required = append(o.Required, p.Value.Name)
 		}
 	}
-	if op.RequestBody != nil {
-		for _, media := range op.RequestBody.Value.Content {
-			for _, schema := range append(openapi3.SchemaRefs{media.Schema}, media.Schema.Value.AllOf...) {
-				names = slices.AppendSeq(names, maps.Keys(schema.Value.Properties))
-			}
+	if o.RequestBody == nil {
+		return
+	}
+	for _, media := range o.RequestBody.Value.Content {
+		for _, schema := range append(openapi3.SchemaRefs{media.Schema}, media.Schema.Value.AllOf...) {
+			o.Parameters = slices.AppendSeq(o.Parameters, maps.Keys(schema.Value.Properties))
+			o.Required = append(o.Required, schema.Value.Required...)
 		}
 	}
-	return names
 }
 
 // Find is what the document says of a request; nil if nothing. A path that is

@@ -63,10 +63,11 @@ var accessOperations = []operation{
 	{id: "DeleteKey", run: func(t *testing.T, c *contract) {
 		key := c.must(t, http.MethodPost, "/v1/Keys", "")
 		sid, secret := key["sid"].(string), key["secret"].(string)
-		session, err := c.dial(t, c.main.service, "by a key that goes", sid, secret, time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
+		var session *client.Client
+		eventually(t, "the key is known to all gateways", func() (err error) {
+			session, err = c.dial(t, c.main.service, "by a key that goes", sid, secret, time.Now())
+			return err
+		})
 		c.must(t, http.MethodDelete, "/v1/Keys/"+sid, "")
 		wantClosed(t, session, 3500)
 		c.onEachNode(t, "the key lets nobody in", func() error {
@@ -75,7 +76,7 @@ var accessOperations = []operation{
 			}
 			return nil
 		})
-		_, err = c.library(sid, secret).FetchService(c.main.service)
+		_, err := c.library(sid, secret).FetchService(c.main.service)
 		wantError(t, "a revoked key", err, 401, 20003)
 		_, err = c.dial(t, c.main.service, "by a key that is gone", sid, secret, time.Now())
 		wantRefused(t, err, 20103)
