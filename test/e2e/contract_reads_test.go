@@ -82,7 +82,7 @@ var readOperations = []operation{
 			t.Errorf("presence %v; want %v, in the order asked", got, want)
 		}
 		online := append([]string{tn.identity}, identities[3:]...)
-		if got := c.pages(t, tn.base("/Presence"), "Online=true", "users", "identity"); !slices.Equal(got, online) {
+		if got := items(c.forward(t, tn.base("/Presence"), "Online=true", "users", "identity")); !slices.Equal(got, online) {
 			t.Errorf("pages of who is online = %v; want %v, in the order of their coming", got, online)
 		}
 		if err := c.must(t, http.MethodGet, tn.base("/Presence"), "Online=true&PageSize=1").is(answer{"online_count": len(online), "reachability_enabled": true}); err != nil {
@@ -167,8 +167,8 @@ var readOperations = []operation{
 		// Another stream, on the other gateway, goes on where one left off.
 		seen := one.id
 		one.want(t, "offline bob")
-		again := tn.stream(t, "?Cursor="+seen)
-		again.want(t, "offline bob")
+		tn.stream(t, "?Cursor="+seen).want(t, "offline bob")
+		tn.stream(t, "?Identity=bob&Identity=ann", "Last-Event-ID", seen).want(t, "offline bob")
 	}, refuses: []refusal{
 		{what: "a cursor of nobody", params: "Cursor=nonsense", status: 400, code: 20001},
 		{what: "too many", params: strings.Repeat("Identity=x&", 501), status: 400, code: 20001},
@@ -196,13 +196,16 @@ func (tn *tenant) get(t *testing.T, path string) answer {
 	return a
 }
 
-func (tn *tenant) open(ctx context.Context, t *testing.T, path string) *http.Response {
+func (tn *tenant) open(ctx context.Context, t *testing.T, path string, header ...string) *http.Response {
 	t.Helper()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://conversations.twilio.com"+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.SetBasicAuth(account, authToken)
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
 	resp, err := tn.RoundTrip(r)
 	if err != nil {
 		t.Fatal(err)
@@ -217,10 +220,10 @@ type events struct {
 	ids chan string
 }
 
-func (tn *tenant) stream(t *testing.T, query string) *events {
+func (tn *tenant) stream(t *testing.T, query string, header ...string) *events {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	resp := tn.open(ctx, t, tn.base("/Presence/Events")+query)
+	resp := tn.open(ctx, t, tn.base("/Presence/Events")+query, header...)
 	e := &events{got: make(chan string, 100), ids: make(chan string, 100)}
 	done := make(chan struct{})
 	go func() {

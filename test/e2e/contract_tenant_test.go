@@ -137,66 +137,85 @@ func show[T any](p *T) string {
 	return fmt.Sprint(*p)
 }
 
-// pages walks a list to its end and back again, two at a time, by the URLs in the
-// answers and nothing else, and returns what its items have in member.
+// page is one page of a list: a member of each of its items, and what is told of it.
+type page struct {
+	items []string
+	meta  map[string]any
+}
+
+// page reads one, from a path with its query.
+func (c *contract) page(t *testing.T, at, key, member string) (p page) {
+	t.Helper()
+	path, query, _ := strings.Cut(at, "?")
+	a := c.must(t, http.MethodGet, path, query)
+	p.meta = a["meta"].(map[string]any)
+	if p.meta["key"] != key {
+		t.Errorf("%s: key %v; want %s", at, p.meta["key"], key)
+	}
+	for _, item := range a[key].([]any) {
+		p.items = append(p.items, item.(map[string]any)[member].(string))
+	}
+	return p
+}
+
+// follow is the path of a page URL, which must be at a gateway that was asked.
+func (c *contract) follow(t *testing.T, p page, to string) string {
+	t.Helper()
+	text, _ := p.meta[to].(string)
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" || !slices.ContainsFunc(c.nodes, func(n *node) bool { return n.addr == u.Host }) {
+		t.Fatalf("%s of %v is %v; want it at the origin of the request", to, p.meta["url"], p.meta[to])
+	}
+	return u.RequestURI()
+}
+
+// forward walks a list to its end, two at a time, by the URLs in the answers and
+// nothing else.
+func (c *contract) forward(t *testing.T, path, query, key, member string) (all []page) {
+	t.Helper()
+	at := strings.TrimSuffix(path+"?PageSize=2&"+query, "&")
+	for {
+		p := c.page(t, at, key, member)
+		all = append(all, p)
+		if n := len(all) - 1; p.meta["page"] != float64(n) || p.meta["page_size"] != 2.0 || len(p.items) > 2 {
+			t.Errorf("%s: page %v of %v with %d items; want page %d of 2", at, p.meta["page"], p.meta["page_size"], len(p.items), n)
+		}
+		if again := c.page(t, c.follow(t, p, "url"), key, member); !slices.Equal(again.items, p.items) {
+			t.Errorf("%s: its own URL gives %v; want %v", at, again.items, p.items)
+		}
+		if first := c.page(t, c.follow(t, p, "first_page_url"), key, member); !slices.Equal(first.items, all[0].items) {
+			t.Errorf("%s: the first page is now %v; want %v", at, first.items, all[0].items)
+		}
+		if p.meta["next_page_url"] == nil {
+			return all
+		}
+		at = c.follow(t, p, "next_page_url")
+	}
+}
+
+// pages walks a list to its end and back again, and returns what its items have in
+// member.
 func (c *contract) pages(t *testing.T, path, query, key, member string) []string {
 	t.Helper()
-	read := func(path string) (items []string, meta map[string]any) {
-		t.Helper()
-		_, query, _ := strings.Cut(path, "?")
-		path, _, _ = strings.Cut(path, "?")
-		a := c.must(t, http.MethodGet, path, query)
-		meta = a["meta"].(map[string]any)
-		if meta["key"] != key {
-			t.Errorf("%s: key %v; want %s", path, meta["key"], key)
+	there := c.forward(t, path, query, key, member)
+	at := there[len(there)-1]
+	for back := len(there) - 2; back >= 0; back-- {
+		at = c.page(t, c.follow(t, at, "previous_page_url"), key, member)
+		if !slices.Equal(at.items, there[back].items) {
+			t.Errorf("%s?%s: back at page %d are %v; want %v", path, query, back, at.items, there[back].items)
 		}
-		for _, item := range a[key].([]any) {
-			items = append(items, item.(map[string]any)[member].(string))
-		}
-		return items, meta
 	}
-	// follow is a page URL's path, which must be at a gateway that was asked.
-	follow := func(at any) string {
-		t.Helper()
-		u, err := url.Parse(at.(string))
-		if err != nil || !slices.ContainsFunc(c.nodes, func(n *node) bool { return n.addr == u.Host }) || u.Scheme != "http" {
-			t.Fatalf("page URL %v: %v; want it at the origin of the request", at, err)
-		}
-		return u.RequestURI()
+	if at.meta["previous_page_url"] != nil {
+		t.Errorf("%s?%s: there is a page before the first: %v", path, query, at.meta["previous_page_url"])
 	}
-	var there [][]string
-	at := path + "?PageSize=2"
-	if query != "" {
-		at += "&" + query
+	return items(there)
+}
+
+func items(pages []page) (all []string) {
+	for _, p := range pages {
+		all = append(all, p.items...)
 	}
-	first := at
-	for n := 0; ; n++ {
-		items, meta := read(at)
-		there = append(there, items)
-		if meta["page"] != float64(n) || meta["page_size"] != 2.0 || len(items) > 2 {
-			t.Errorf("%s: page %v of %v with %d items; want page %d of 2", at, meta["page"], meta["page_size"], len(items), n)
-		}
-		if again, _ := read(follow(meta["url"])); !slices.Equal(again, items) {
-			t.Errorf("%s: its own URL gives %v; want %v", at, again, items)
-		}
-		if begin, _ := read(follow(meta["first_page_url"])); !slices.Equal(begin, there[0]) {
-			t.Errorf("%s: the first page is now %v; want %v", at, begin, there[0])
-		}
-		if meta["next_page_url"] == nil {
-			for back := n - 1; back >= 0; back-- {
-				at = follow(meta["previous_page_url"])
-				items, meta = read(at)
-				if !slices.Equal(items, there[back]) {
-					t.Errorf("%s: back at page %d are %v; want %v", first, back, items, there[back])
-				}
-			}
-			if meta["previous_page_url"] != nil {
-				t.Errorf("%s: there is a page before the first: %v", first, meta["previous_page_url"])
-			}
-			return slices.Concat(there...)
-		}
-		at = follow(meta["next_page_url"])
-	}
+	return all
 }
 
 // listRefusals are what every list refuses.

@@ -71,14 +71,32 @@ func TestTenancy(t *testing.T) {
 			_, err := ours.prying(t, theirs, pry.method, pry.path, pry.params)
 			wantError(t, pry.method+" "+pry.path+" with "+pry.params, err, pry.status, pry.code)
 		}
+		// So are identities, which mean the service's own users, of whom there are none.
+		for path, key := range map[string]string{"/Presence": "users", "/Bindings": "bindings"} {
+			a := c.must(t, http.MethodGet, ours.base(path), url.Values{"Identity": {theirs.identity}}.Encode())
+			for _, item := range a[key].([]any) {
+				if item := item.(map[string]any); item["sid"] != nil || item["is_online"] != nil || item["is_notifiable"] != nil {
+					t.Errorf("%s of ours tells of a user of theirs: %v", path, item)
+				}
+			}
+		}
+		cursor := c.must(t, http.MethodGet, theirs.base("/Presence/Changes"), "Cursor=now")["cursor"].(string)
+		for _, from := range []string{cursor, ""} {
+			if _, err := ours.prying(t, theirs, http.MethodGet, ours.base("/Presence/Changes"), "Cursor="+from); err != nil {
+				t.Errorf("changes of ours after %q: %v", from, err)
+			}
+		}
 		// A page's token is worth nothing, or gives a page of one's own.
 		for _, op := range own.Operations {
 			if !slices.Contains(op.Parameters, "PageToken") || !strings.Contains(op.Path, "{ChatServiceSid}") {
 				continue
 			}
-			token := theirs.pageToken(t, op, paramsOf(op.OperationID))
-			if token != "" {
-				_, _ = ours.prying(t, theirs, op.Method, ours.path(op.Path), paramsOf(op.OperationID)+"&Page=1&PageToken="+token)
+			params := paramsOf(op.OperationID)
+			if slices.Contains(op.Parameters, "Online") {
+				params = "Online=true"
+			}
+			if token := theirs.pageToken(t, op, params); token != "" {
+				_, _ = ours.prying(t, theirs, op.Method, ours.path(op.Path), params+"&Page=1&PageToken="+token)
 			}
 		}
 
@@ -142,6 +160,7 @@ func (tn *tenant) dump(t *testing.T, doc testkit.Document) map[string]answer {
 			path := strings.TrimSuffix(tn.path(op.Path)+"?"+paramsOf(op.OperationID), "?")
 			tn.turn.Store(0) // the same gateway each time: URLs in the answer name it
 			all[path] = tn.must(t, op.Method, tn.path(op.Path), paramsOf(op.OperationID))
+			delete(all[path], "cursor") // the present
 		}
 	}
 	return all
