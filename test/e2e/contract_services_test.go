@@ -125,14 +125,15 @@ var serviceOperations = []operation{
 	}},
 	{id: "UpdateServicePresence", run: func(t *testing.T, c *contract) {
 		path := c.newTenant(t, "presence").base("/Configuration/Presence")
-		if err := c.must(t, http.MethodPost, path, "Linger=7").is(answer{"linger": 7}); err != nil {
+		if err := c.must(t, http.MethodPost, path, "Linger=7&DebounceWindow=30").is(answer{"linger": 7, "debounce_window": 30}); err != nil {
 			t.Error(err)
 		}
-		if err := c.must(t, http.MethodGet, path, "").is(answer{"linger": 7}); err != nil {
+		if err := c.must(t, http.MethodGet, path, "").is(answer{"linger": 7, "debounce_window": 30}); err != nil {
 			t.Error(err)
 		}
 	}, refuses: []refusal{
 		{what: "more than a minute", params: "Linger=61", status: 400, code: 20001},
+		{what: "a window of more than half a minute", params: "DebounceWindow=31", status: 400, code: 20001},
 	}},
 
 	{id: "FetchServiceNotification", run: func(t *testing.T, c *contract) {

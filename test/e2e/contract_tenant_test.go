@@ -63,6 +63,10 @@ func (c *contract) furnish(t *testing.T, service, name string) *tenant {
 // of is what stands for one of a collection in a path.
 func (tn *tenant) of(collection string) string {
 	sid, ok := tn.has[collection]
+	if !ok && collection == "DeadLetters" { // which take a hundred requests
+		sid = tn.bury(tn.t, 1)[0]
+		tn.has[collection], ok = sid, true
+	}
 	if !ok {
 		tn.t.Fatalf("the tenant has nothing for a name below %s: furnish it", collection)
 	}
