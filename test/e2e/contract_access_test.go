@@ -18,7 +18,7 @@ import (
 var accessOperations = []operation{
 	{id: "CreateKey", run: func(t *testing.T, c *contract) {
 		key := c.must(t, http.MethodPost, "/v1/Keys", "FriendlyName=B%C3%BCro")
-		if err := key.is(answer{"friendly_name": "Büro", "account_sid": account}); err != nil {
+		if err := key.is(object{"friendly_name": "Büro", "account_sid": account}); err != nil {
 			t.Error(err)
 		}
 		c.onEachNode(t, "the new key lets in", func() error {
@@ -54,7 +54,7 @@ var accessOperations = []operation{
 	{id: "UpdateKey", run: func(t *testing.T, c *contract) {
 		path := c.main.path("/v1/Keys/{Sid}")
 		c.must(t, http.MethodPost, path, "FriendlyName=After")
-		if err := c.must(t, http.MethodPost, path, "").is(answer{"friendly_name": "After"}); err != nil {
+		if err := c.must(t, http.MethodPost, path, "").is(object{"friendly_name": "After"}); err != nil {
 			t.Error(err)
 		}
 	}, refuses: []refusal{
@@ -96,7 +96,7 @@ var accessOperations = []operation{
 			return session
 		}
 		alice, bob, elsewhere := dial(tn, "alice", old), dial(tn, "bob", old), dial(other, "alice", old)
-		if err := c.must(t, http.MethodPost, tn.base("/Revocations"), "Identity=alice").is(answer{"identity": "alice", "chat_service_sid": tn.service}); err != nil {
+		if err := c.must(t, http.MethodPost, tn.base("/Revocations"), "Identity=alice").is(object{"identity": "alice", "chat_service_sid": tn.service}); err != nil {
 			t.Error(err)
 		}
 		wantClosed(t, alice, 3500)

@@ -110,7 +110,7 @@ var bindingOperations = []operation{
 		made := c.must(t, http.MethodPost, path, url.Values{
 			"BindingType": {"apn"}, "Address": {"a & b"}, "CredentialSid": {cr}, "MessageTypes": {"new_message", "removed_from_conversation"}, "ExpiresIn": {"3600"},
 		}.Encode())
-		if err := made.is(answer{"endpoint": "a & b", "binding_type": "apn", "credential_sid": cr, "identity": tn.identity, "message_types": "[new_message removed_from_conversation]"}); err != nil {
+		if err := made.is(object{"endpoint": "a & b", "binding_type": "apn", "credential_sid": cr, "identity": tn.identity, "message_types": "[new_message removed_from_conversation]"}); err != nil {
 			t.Error(err)
 		}
 		if again := tn.bind(t, tn.identity, "apn", "a & b", ""); again != made["sid"] {

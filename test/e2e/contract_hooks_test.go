@@ -120,7 +120,7 @@ var hookOperations = []operation{
 	}, refuses: listRefusals},
 	{id: "FetchDeadLetter", run: func(t *testing.T, c *contract) {
 		tn := c.newTenant(t, "of a dead letter")
-		if err := c.must(t, http.MethodGet, tn.path("/v1/Services/{ChatServiceSid}/Webhooks/DeadLetters/{Sid}"), "").is(answer{
+		if err := c.must(t, http.MethodGet, tn.path("/v1/Services/{ChatServiceSid}/Webhooks/DeadLetters/{Sid}"), "").is(object{
 			"sid": tn.of("DeadLetters"), "user_sid": tn.alice, "identity": tn.identity, "event_type": "onUserUpdated", "reason": "overflow", "chat_service_sid": tn.service,
 		}); err != nil {
 			t.Error(err)
@@ -138,7 +138,7 @@ var hookOperations = []operation{
 		tn := c.newTenant(t, "of a dead letter that comes back")
 		sid, back := tn.of("DeadLetters"), newTarget(t)
 		tn.hook(t, back.URL+"/hook", "POST", "onUserUpdated")
-		if err := c.must(t, http.MethodPost, tn.path("/v1/Services/{ChatServiceSid}/Webhooks/DeadLetters/{Sid}/Replay"), "").is(answer{"replayed": 1}); err != nil {
+		if err := c.must(t, http.MethodPost, tn.path("/v1/Services/{ChatServiceSid}/Webhooks/DeadLetters/{Sid}/Replay"), "").is(object{"replayed": 1}); err != nil {
 			t.Error(err)
 		}
 		back.among(t, sid)
@@ -149,7 +149,7 @@ var hookOperations = []operation{
 		tn := c.newTenant(t, "of dead letters that come back")
 		sids, back := tn.bury(t, 3), newTarget(t)
 		tn.hook(t, back.URL+"/hook", "POST", "onUserUpdated")
-		if err := c.must(t, http.MethodPost, tn.base("/Webhooks/Replay"), "").is(answer{"replayed": 3, "more": false}); err != nil {
+		if err := c.must(t, http.MethodPost, tn.base("/Webhooks/Replay"), "").is(object{"replayed": 3, "more": false}); err != nil {
 			t.Error(err)
 		}
 		back.among(t, sids...)

@@ -23,7 +23,7 @@ var readOperations = []operation{
 		if got := c.list(t, path, "sessions", "id"); len(got) != 2 || !slices.Contains(got, tn.has["Sessions"]) {
 			t.Errorf("sessions %v; want two, one of which is %s", got, tn.has["Sessions"])
 		}
-		if err := c.must(t, http.MethodGet, path, "").is(answer{"identity": tn.identity, "user_sid": tn.alice}); err != nil {
+		if err := c.must(t, http.MethodGet, path, "").is(object{"identity": tn.identity, "user_sid": tn.alice}); err != nil {
 			t.Error(err)
 		}
 	}},
@@ -85,7 +85,7 @@ var readOperations = []operation{
 		if got := items(c.forward(t, tn.base("/Presence"), "Online=true", "users", "identity")); !slices.Equal(got, online) {
 			t.Errorf("pages of who is online = %v; want %v, in the order of their coming", got, online)
 		}
-		if err := c.must(t, http.MethodGet, tn.base("/Presence"), "Online=true&PageSize=1").is(answer{"online_count": len(online), "reachability_enabled": true}); err != nil {
+		if err := c.must(t, http.MethodGet, tn.base("/Presence"), "Online=true&PageSize=1").is(object{"online_count": len(online), "reachability_enabled": true}); err != nil {
 			t.Error(err)
 		}
 	}, refuses: append([]refusal{
@@ -185,11 +185,11 @@ func withParams(list []refusal, more string) (all []refusal) {
 }
 
 // get makes a request past the library, which takes ".1" out of queries.
-func (tn *tenant) get(t *testing.T, path string) answer {
+func (tn *tenant) get(t *testing.T, path string) object {
 	t.Helper()
 	resp := tn.open(t.Context(), t, path)
 	defer func() { _ = resp.Body.Close() }()
-	var a answer
+	var a object
 	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("GET %s = %d %v, %v", path, resp.StatusCode, a, err)
 	}

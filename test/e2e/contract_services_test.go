@@ -119,16 +119,16 @@ var serviceOperations = []operation{
 		{what: "no role", params: "DefaultChatServiceRoleSid=RL" + noSID, status: 400, code: 50100},
 	}},
 	{id: "FetchServicePresence", run: func(t *testing.T, c *contract) {
-		if err := c.must(t, http.MethodGet, c.main.base("/Configuration/Presence"), "").is(answer{"chat_service_sid": c.main.service, "linger": nil}); err != nil {
+		if err := c.must(t, http.MethodGet, c.main.base("/Configuration/Presence"), "").is(object{"chat_service_sid": c.main.service, "linger": nil}); err != nil {
 			t.Error(err)
 		}
 	}},
 	{id: "UpdateServicePresence", run: func(t *testing.T, c *contract) {
 		path := c.newTenant(t, "presence").base("/Configuration/Presence")
-		if err := c.must(t, http.MethodPost, path, "Linger=7&DebounceWindow=30").is(answer{"linger": 7, "debounce_window": 30}); err != nil {
+		if err := c.must(t, http.MethodPost, path, "Linger=7&DebounceWindow=30").is(object{"linger": 7, "debounce_window": 30}); err != nil {
 			t.Error(err)
 		}
-		if err := c.must(t, http.MethodGet, path, "").is(answer{"linger": 7, "debounce_window": 30}); err != nil {
+		if err := c.must(t, http.MethodGet, path, "").is(object{"linger": 7, "debounce_window": 30}); err != nil {
 			t.Error(err)
 		}
 	}, refuses: []refusal{
@@ -144,7 +144,7 @@ var serviceOperations = []operation{
 		same(t, "account_sid", n.AccountSid, account)
 		same(t, "log_enabled", n.LogEnabled, false)
 		for what, got := range map[string]*any{"new_message": n.NewMessage, "added_to_conversation": n.AddedToConversation, "removed_from_conversation": n.RemovedFromConversation} {
-			want := answer{"enabled": false, "template": nil, "sound": nil}
+			want := object{"enabled": false, "template": nil, "sound": nil}
 			if what == "new_message" {
 				want["badge_count_enabled"], want["with_media"] = false, map[string]any{"enabled": false, "template": nil}
 			}

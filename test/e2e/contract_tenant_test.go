@@ -111,12 +111,12 @@ func (tn *tenant) wantOnline(t *testing.T, identity, want string) {
 	})
 }
 
-func decode(body []byte) (a answer, err error) {
+func decode(body []byte) (a object, err error) {
 	return a, json.Unmarshal(body, &a)
 }
 
 // is reports whether each named member has the value.
-func (a answer) is(want answer) error {
+func (a object) is(want object) error {
 	for member, value := range want {
 		if got := a[member]; fmt.Sprint(got) != fmt.Sprint(value) {
 			return fmt.Errorf("%s is %v; want %v", member, got, value)

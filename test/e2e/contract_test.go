@@ -157,14 +157,14 @@ func (c *contract) note(r *http.Request, form []byte) {
 
 // do makes a request by the library's own means, for what it has no method for, and
 // returns its error as the library makes it. params are a query or a form as written.
-func (c *contract) do(method, path, params string) (answer, error) {
+func (c *contract) do(method, path, params string) (object, error) {
 	return c.doAs(account, authToken, method, path, params)
 }
 
-// answer is the body of a success.
-type answer map[string]any
+// object is the body of a success.
+type object map[string]any
 
-func (c *contract) doAs(user, password, method, path, params string) (answer, error) {
+func (c *contract) doAs(user, password, method, path, params string) (object, error) {
 	values, err := url.ParseQuery(params)
 	if err != nil {
 		return nil, err
@@ -192,7 +192,7 @@ func (c *contract) doAs(user, password, method, path, params string) (answer, er
 }
 
 // must is do for what has to succeed.
-func (c *contract) must(t *testing.T, method, path, params string) answer {
+func (c *contract) must(t *testing.T, method, path, params string) object {
 	t.Helper()
 	a, err := c.do(method, path, params)
 	if err != nil {

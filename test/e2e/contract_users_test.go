@@ -218,7 +218,7 @@ func updatesUser(t *testing.T, in users) {
 	}
 	// What is read-only stays as it is.
 	a := in.must(t, "POST", in.path+"/changing", "IsOnline=true&IsNotifiable=true&Identity=other&Unknown=x")
-	if err := a.is(answer{"identity": "changing", "is_online": nil, "is_notifiable": nil}); err != nil {
+	if err := a.is(object{"identity": "changing", "is_online": nil, "is_notifiable": nil}); err != nil {
 		t.Error(err)
 	}
 	cleared, err := in.update("changing", &conversations.UpdateServiceUserParams{Attributes: new("")})

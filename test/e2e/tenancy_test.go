@@ -131,7 +131,7 @@ func streams(op testkit.Operation) bool {
 
 // prying makes a request in which nothing of the other tenant may show, but for what
 // the request itself says.
-func (tn *tenant) prying(t *testing.T, other *tenant, method, path, params string) (answer, error) {
+func (tn *tenant) prying(t *testing.T, other *tenant, method, path, params string) (object, error) {
 	t.Helper()
 	tn.mu.Lock()
 	tn.listen = func(r *http.Request, body []byte) {
@@ -152,9 +152,9 @@ func (tn *tenant) prying(t *testing.T, other *tenant, method, path, params strin
 }
 
 // dump is all that can be read of a tenant, by path.
-func (tn *tenant) dump(t *testing.T, doc testkit.Document) map[string]answer {
+func (tn *tenant) dump(t *testing.T, doc testkit.Document) map[string]object {
 	t.Helper()
-	all := map[string]answer{}
+	all := map[string]object{}
 	for _, op := range doc.Operations {
 		if op.Method == http.MethodGet && strings.Contains(op.Path, "{ChatServiceSid}") && !streams(op) {
 			path := strings.TrimSuffix(tn.path(op.Path)+"?"+paramsOf(op.OperationID), "?")
