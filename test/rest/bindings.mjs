@@ -28,15 +28,16 @@ export function bindings(gateway) {
     const fcm = await gateway.v1.credentials.create({ type: 'fcm', secret: 'hush' });
     const sessions = {};
     const bind = async (identity, type, address, more = {}) => {
-      sessions[identity] ??= await gateway.connect(gateway.token(service.sid, identity, { grant: { pushCredentialSid: fcm.sid } }));
+      const grant = type === fcm.type ? { pushCredentialSid: fcm.sid } : {}; // a credential is for its own type
+      sessions[identity] ??= await gateway.connect(gateway.token(service.sid, identity, { grant }));
       const { binding } = await sessions[identity].request({ type: 'register_push', binding_type: type, address, ...more }, 'push_registered');
       return binding.sid;
     };
-    const want = [await bind('ann', 'fcm', '1'), await bind('ann', 'gcm', '2', { credential_sid: null }), await bind('b&b', 'fcm', '3', { message_types: ['new_message'] })];
+    const want = [await bind('ann', 'fcm', '1'), await bind('carl', 'gcm', '2'), await bind('b&b', 'fcm', '3', { message_types: ['new_message'] })];
     const { bindings: list } = service;
     await wantList(list, want);
     await wantList(list, [want[0], want[2]], { bindingType: ['fcm'] });
-    await wantList(list, want, { bindingType: ['fcm', 'gcm'], identity: ['ann', 'b&b'] });
+    await wantList(list, want, { bindingType: ['fcm', 'gcm'], identity: ['ann', 'carl', 'b&b'] });
     await wantList(list, [want[2]], { bindingType: ['fcm'], identity: ['b&b'] });
     await wantList(list, [], { identity: ['nobody'] });
     await refused(list.list({ bindingType: ['pigeon'] }), 400, 50209);
