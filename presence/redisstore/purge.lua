@@ -1,23 +1,20 @@
--- Deletes users of a deleted service in one partition; nodes end its sessions when
--- they hear of the deletion.
+-- Deletes users of a deleted service in one partition; nodes are told to end its
+-- sessions.
 -- ARGV[2]  service   ARGV[3]  at most so many users
 -- Reply: 1 if users are left
 local svc = ARGV[2]
+local live = false
 local users, sids = base .. ':' .. svc .. ':users', base .. ':' .. svc .. ':sids'
 for _, member in ipairs(redis.call('ZRANGE', users, 0, ARGV[3] - 1)) do
   local sid = string.sub(member, 17)
   local id = redis.call('HGET', sids, sid)
   if id then
-    local on = onkey(svc, id)
-    local sessions = redis.call('HGETALL', on)
-    for i = 1, #sessions, 2 do
-      redis.call('SREM', base .. ':node:' .. sessions[i + 1], sessions[i] .. svc .. id)
-      redis.call('SADD', base .. ':end:' .. sessions[i + 1], sessions[i])
-    end
-    redis.call('DEL', ukey(svc, id), on)
+    live = expel(svc, id) or live
+    redis.call('DEL', ukey(svc, id))
     redis.call('ZREM', base .. ':linger', svc .. id)
     redis.call('HDEL', sids, sid)
   end
   redis.call('ZREM', users, member)
 end
+if live then wake('e') end
 return redis.call('EXISTS', users)
