@@ -10,6 +10,7 @@ for i = 1, #sessions, 2 do
   redis.call('SREM', base .. ':node:' .. sessions[i + 1], sessions[i] .. svc .. id)
   redis.call('SADD', base .. ':end:' .. sessions[i + 1], sessions[i])
 end
+for _, sid in ipairs(redis.call('HKEYS', bkey(svc, id))) do unbind(svc, id, sid) end
 redis.call('DEL', u, on)
 redis.call('ZREM', base .. ':linger', svc .. id)
 redis.call('ZREM', base .. ':' .. svc .. ':users', string.format('%016.0f', tonumber(f[2])) .. f[1])
