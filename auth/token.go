@@ -35,7 +35,10 @@ type Claims struct {
 	Account  string // AC SID
 	Service  string // IS SID
 	Identity string // fit for presence.Key
-	Expires  time.Time
+	// PushCredential is what the user's devices register for push with where they name
+	// no credential: as the token has it, "" for none. It need not exist.
+	PushCredential string
+	Expires        time.Time
 }
 
 // Key is the user whom the token speaks for.
@@ -81,11 +84,12 @@ func (v *Verifier) Verify(token string, now time.Time) (Claims, error) {
 	if err != nil {
 		return Claims{}, err
 	}
-	identity, service, err := checkGrants(c["grants"])
+	grants, err := checkGrants(c["grants"])
 	if err != nil {
 		return Claims{}, err
 	}
-	return Claims{KeySID: k.SID, Account: k.Account, Service: service, Identity: identity, Expires: expires}, nil
+	grants.KeySID, grants.Account, grants.Expires = k.SID, k.Account, expires
+	return grants, nil
 }
 
 func split(token string) (signed string, sig, header, payload []byte, ok bool) {
@@ -157,25 +161,26 @@ func checkTimes(c object, now time.Time) (expires time.Time, err error) {
 	return expires, nil
 }
 
-func checkGrants(raw json.RawMessage) (identity, service string, err error) {
+// checkGrants returns the claims that the grants make.
+func checkGrants(raw json.RawMessage) (Claims, error) {
 	var grants, chat object
 	if !grants.decode(raw) {
-		return "", "", errGrants
+		return Claims{}, errGrants
 	}
-	identity = grants.string("identity")
+	identity := grants.string("identity")
 	// A user is addressed by SID or identity; one that looks like the other would
 	// make that ambiguous.
 	if presence.CheckIdentity(identity) != nil || presence.IsSID(identity, "US") {
-		return "", "", errIdentity
+		return Claims{}, errIdentity
 	}
 	grant, ok := grants["chat"]
 	if !ok {
 		grant = grants["ip_messaging"] // the older name of the same grant
 	}
 	if !chat.decode(grant) || !presence.IsSID(chat.string("service_sid"), "IS") {
-		return "", "", errChat
+		return Claims{}, errChat
 	}
-	return identity, chat.string("service_sid"), nil
+	return Claims{Identity: identity, Service: chat.string("service_sid"), PushCredential: chat.string("push_credential_sid")}, nil
 }
 
 // object is a JSON object. Unlike a struct it keeps names case-sensitive.

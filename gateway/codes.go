@@ -105,6 +105,12 @@ const (
 	ErrorTokenService      ErrorCode = 111
 	ErrorNoService         ErrorCode = 112
 	ErrorTooManySessions   ErrorCode = 113
+	ErrorPushOff           ErrorCode = 114
+	ErrorPushType          ErrorCode = 115
+	ErrorPushAddress       ErrorCode = 116
+	ErrorPushLife          ErrorCode = 117
+	ErrorPushCredential    ErrorCode = 118
+	ErrorTooManyBindings   ErrorCode = 119
 	ErrorTokenInvalid      ErrorCode = 20101
 	ErrorTokenHeader       ErrorCode = 20102
 	ErrorTokenIssuer       ErrorCode = 20103
@@ -136,6 +142,12 @@ var errorTexts = [...]ErrorText{
 	{ErrorTokenService, "token_service", "The token is for another service"},
 	{ErrorNoService, "no_service", "The token's service does not exist"},
 	{ErrorTooManySessions, "too_many_sessions", "The user has too many sessions"},
+	{ErrorPushOff, "push_off", "Registrations for push are not taken here"},
+	{ErrorPushType, "push_type", "binding_type is not one of apn, fcm, gcm and webpush"},
+	{ErrorPushAddress, "push_address", "The address is empty, too long or not valid Unicode"},
+	{ErrorPushLife, "push_life", "expires_in_s is not from a minute to a year"},
+	{ErrorPushCredential, "push_credential", "There is no such push credential, or it is of another type"},
+	{ErrorTooManyBindings, "too_many_bindings", "The user has too many bindings"},
 	{ErrorTokenInvalid, "token_invalid", "Invalid Access Token"},
 	{ErrorTokenHeader, "token_header", "Invalid Access Token header"},
 	{ErrorTokenIssuer, "token_issuer", "Invalid Access Token issuer/subject"},

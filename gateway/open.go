@@ -92,9 +92,22 @@ func (s *Server) problem(err error) *Problem {
 		return &Problem{Code: ErrorUnavailable, Close: CloseSlow, err: err}
 	case errors.Is(err, presence.ErrNoService):
 		return &Problem{Code: ErrorNoService, Close: CloseBadToken, err: err}
+	case errors.Is(err, presence.ErrPushType):
+		return &Problem{Code: ErrorPushType, err: err}
+	case errors.Is(err, presence.ErrAddress):
+		return &Problem{Code: ErrorPushAddress, err: err}
+	case errors.Is(err, presence.ErrMessageTypes):
+		return &Problem{Code: ErrorBadField, err: err}
+	case errors.Is(err, presence.ErrBindingLife):
+		return &Problem{Code: ErrorPushLife, err: err}
+	case errors.Is(err, presence.ErrNoCredential), errors.Is(err, presence.ErrCredentialType):
+		return &Problem{Code: ErrorPushCredential, err: err}
+	case errors.Is(err, presence.ErrTooManyBindings):
+		return &Problem{Code: ErrorTooManyBindings, err: err}
 	case errors.Is(err, presence.ErrEnded):
 		return &Problem{Code: ErrorInternal, Close: CloseEnded, err: err}
 	case presence.KindOf(err) == presence.KindUnavailable,
+		errors.Is(err, presence.ErrNoUser), // lost with the store's data, and about to be written back
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return &Problem{Code: ErrorUnavailable, Retry: retry, Close: CloseUnavailable, err: err}
 	}
@@ -191,7 +204,7 @@ func (s *Session) open(ctx context.Context, h Hello, answer func(Welcome) []byte
 	if p := s.srv.checkIdentity(claims.Identity); p != nil {
 		return p
 	}
-	s.key = claims.Key()
+	s.key, s.credential = claims.Key(), claims.PushCredential
 	if _, err := s.srv.opt.Services.Service(ctx, s.key.Service); err != nil {
 		return err
 	}
@@ -268,6 +281,7 @@ func (s *Session) Renew(token string) (time.Time, *Problem) {
 	case claims.Identity != s.key.Identity:
 		return time.Time{}, &Problem{Code: ErrorTokenIdentity, Close: CloseBadToken}
 	}
+	s.credential = claims.PushCredential
 	s.mu.Lock()
 	s.expires, s.lifetime, s.warned = claims.Expires, time.Until(claims.Expires), false
 	s.mu.Unlock()

@@ -70,15 +70,17 @@ type Session struct {
 	mail    fanout.Mailbox // usable once opening
 
 	// The following are owned by the reader.
-	key      presence.Key // others may read it once the state is open
-	arrived  time.Duration
-	address  address
-	requests bucket
-	refusals bucket
-	attached bool  // the hub knows the mailbox
-	joined   bool  // presence was told of the session, and not yet of its end
-	counted  bool  // among the sessions that were let in
-	refusal  error // why hello was refused; nil if it was not
+	key presence.Key // others may read it once the state is open
+	// credential is the push credential that the newest token names.
+	credential string
+	arrived    time.Duration
+	address    address
+	requests   bucket
+	refusals   bucket
+	attached   bool  // the hub knows the mailbox
+	joined     bool  // presence was told of the session, and not yet of its end
+	counted    bool  // among the sessions that were let in
+	refusal    error // why hello was refused; nil if it was not
 
 	waiting bool // guarded by Server.mu: counts as pending
 	member  bool // guarded by Server.mu: counts for its user

@@ -72,9 +72,13 @@ type Beat struct {
 	// transitions it published for them and for lingers that fell due.
 	Reaped, OfflineByLease, OfflineByLinger int
 	Due                                     int         // 1 if there is more to reap than one heartbeat takes
+	Bindings                                int         // push bindings that ExpireBindings would see to
 	End                                     []SessionID // sessions of this node that it must end
 	Stalled                                 time.Duration
 }
+
+// ExpireChunk bounds what one ExpireBindings removes, and what it finishes.
+const ExpireChunk = 50
 
 // Store is what a Tracker needs of the shared state. Each call works on one
 // partition, and each is one atomic step in it. Implementations are safe for
@@ -98,6 +102,10 @@ type Store interface {
 	Sessions(ctx context.Context, p Partition, n NodeID) ([]Ended, error)
 	// Leave gives up the node's lease in partitions; sessions left there linger for handover.
 	Leave(ctx context.Context, ps []Partition, n NodeID, handover time.Duration) error
+	// ExpireBindings removes push bindings of a partition that have expired, publishing
+	// what that changed, and finishes what a node that died left half done; up to
+	// ExpireChunk of each. It returns how many expired.
+	ExpireBindings(ctx context.Context, p Partition) (int, error)
 	// EnsureUser returns the user, created if it does not exist.
 	EnsureUser(ctx context.Context, k Key, s Service) (User, error)
 }

@@ -99,7 +99,7 @@ type held struct {
 type trackerStats struct {
 	online, reasserted, offlineClean, offlineLinger, offlineLease, lingering atomic.Int64
 	beats, beatErrors, reaped, lost, stalls, registered                      atomic.Int64
-	sessions, owed                                                           atomic.Int64
+	sessions, owed, expired                                                  atomic.Int64
 	lastBeat                                                                 atomic.Int64 // UnixNano
 }
 
@@ -114,6 +114,7 @@ type TrackerStats struct {
 	Stalls                                                                   int64 // heartbeats that found that nobody had beaten for long
 	Registered                                                               int64 // sessions registered anew
 	Sessions, Owed                                                           int64 // held now; ends not told yet
+	Expired                                                                  int64 // push bindings that this node removed as expired
 	LastBeat                                                                 time.Time
 }
 
@@ -124,7 +125,7 @@ func (t *Tracker) Stats() TrackerStats {
 		OnlineConnect: s.online.Load(), OnlineReassert: s.reasserted.Load(), OfflineClean: s.offlineClean.Load(),
 		OfflineLinger: s.offlineLinger.Load(), OfflineLease: s.offlineLease.Load(), Lingering: s.lingering.Load(),
 		Beats: s.beats.Load(), BeatErrors: s.beatErrors.Load(), Reaped: s.reaped.Load(), Lost: s.lost.Load(),
-		Stalls: s.stalls.Load(), Registered: s.registered.Load(), Sessions: s.sessions.Load(), Owed: s.owed.Load(),
+		Stalls: s.stalls.Load(), Registered: s.registered.Load(), Sessions: s.sessions.Load(), Owed: s.owed.Load(), Expired: s.expired.Load(),
 	}
 	if n := s.lastBeat.Load(); n != 0 {
 		st.LastBeat = time.Unix(0, n)
@@ -507,7 +508,7 @@ func (t *Tracker) beaten(ctx context.Context, q Partition, before opCount, b Bea
 			t.opt.Ended(s)
 		}
 	}
-	if b.Due > 0 {
+	if b.Due > 0 || b.Bindings > ExpireChunk {
 		t.serveSoon(q)
 	}
 	p := &t.parts[q]
@@ -527,6 +528,10 @@ func (t *Tracker) beaten(ctx context.Context, q Partition, before opCount, b Bea
 		t.compare(ctx, q)
 	}
 	_ = t.end(ctx, q, owed) // what fails stays owed
+	if b.Bindings > 0 {
+		n, _ := t.store.ExpireBindings(ctx, q) // what fails stays due
+		t.stats.expired.Add(int64(n))
+	}
 }
 
 // reconcile makes the store hold just the sessions that are held here: it registers

@@ -485,3 +485,46 @@ func TestViewTable(t *testing.T) {
 		}
 	}
 }
+
+// A push binding that nobody renews is gone a heartbeat after its time, once, whatever
+// node sees to it; while the store is away it waits.
+func TestBindingExpires(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n1, _ := c.node("n1")
+		n2, _ := c.node("n2")
+		c.open(n1, ada, 1)
+		notifiable := func(when string, want presence.Tri, events int) {
+			t.Helper()
+			if got := len(c.published()); got != events {
+				t.Errorf("%s: %d events; want %d", when, got, events)
+			}
+			u, err := c.store.EnsureUser(t.Context(), ada, presence.Service{})
+			if err != nil || u.Notifiable != want {
+				t.Errorf("%s: notifiable = %v, %v; want %v", when, u.Notifiable, err, want)
+			}
+		}
+		bind := func() {
+			t.Helper()
+			if _, err := c.store.Bind(t.Context(), ada, presence.Registration{Type: presence.PushFCM, Address: "a", Life: time.Minute}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		bind()
+		notifiable("bound", presence.True, 2) // online, notifiable
+		c.wait(50 * time.Second)
+		bind()
+		c.wait(59 * time.Second)
+		notifiable("renewed", presence.True, 0)
+		c.wait(4 * time.Second)
+		notifiable("expired", presence.False, 1)
+		bind()
+		c.store.SetAway(true)
+		c.wait(2 * time.Minute)
+		c.store.SetAway(false)
+		c.wait(4 * time.Second)
+		notifiable("expired while the store was away", presence.False, 2)
+		if n := n1.Stats().Expired + n2.Stats().Expired; n != 2 {
+			t.Errorf("%d bindings counted as expired; want 2", n)
+		}
+	})
+}

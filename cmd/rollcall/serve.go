@@ -177,7 +177,7 @@ func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log 
 		Log: log,
 	})
 	return gateway.Options{
-		Presence: n.tracker, Services: n.dir, Hub: n.hub, Tokens: n.tokens,
+		Presence: n.tracker, Services: n.dir, Hub: n.hub, Tokens: n.tokens, Push: n.store,
 		Sockets: map[string]gateway.Protocol{"/v1/connect": native.Protocol{}},
 		Routes: map[string]http.Handler{
 			"/v1":      rest.New(n.store, n.basic, rest.Options{Origin: origin, MaxIdentity: int(cfg.MaxIdentity), MaxAttributes: int(cfg.MaxAttributes), Log: log, Metrics: reg}),

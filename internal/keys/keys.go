@@ -8,6 +8,7 @@
 package keys
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"strconv"
 
@@ -73,6 +74,31 @@ func (k Keys) NodeSessions(p presence.Partition, n presence.NodeID) string {
 	return k.Base(p) + ":node:" + string(n)
 }
 
+// Bindings is the key of a service's push bindings of one partition, in creation
+// order.
+func (k Keys) Bindings(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":bindings"
+}
+
+// BindingsOf is the key of the hash of a user's bindings.
+func (k Keys) BindingsOf(u presence.Key) string {
+	return k.Base(k.Of(u)) + ":" + u.Service + ":b:" + u.Identity
+}
+
+// BindingSIDs is the key of the hash from binding SID to identity of one partition.
+func (k Keys) BindingSIDs(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":bsids"
+}
+
+// BindingsWith is the key of the set of a credential's bindings in one partition.
+func (k Keys) BindingsWith(p presence.Partition, credential string) string {
+	return k.Base(p) + ":cred:" + credential
+}
+
+// Unsettled is the key of the bindings of one partition whose address is to be
+// compared.
+func (k Keys) Unsettled(p presence.Partition) string { return k.Base(p) + ":unsettled" }
+
 // Service is the key of a service's hash.
 func (k Keys) Service(sid string) string { return k.Base(presence.Services) + ":" + sid }
 
@@ -82,7 +108,14 @@ func (k Keys) AllServices() string { return k.Base(presence.Services) + ":all" }
 // DefaultService is the key that holds the default service's SID.
 func (k Keys) DefaultService() string { return k.Base(presence.Services) + ":default" }
 
-// Purge is the key of the deleted services that are to be purged once more.
+// Credential is the key of a push credential's hash.
+func (k Keys) Credential(sid string) string { return k.Base(presence.Services) + ":" + sid }
+
+// Credentials is the key of the push credentials in creation order.
+func (k Keys) Credentials() string { return k.Base(presence.Services) + ":credentials" }
+
+// Purge is the key of the deleted services and credentials that are to be purged
+// once more.
 func (k Keys) Purge() string { return k.Base(presence.Services) + ":purge" }
 
 // PartitionCount is the key that holds the number of partitions, set on first use.
@@ -98,9 +131,19 @@ func (k Keys) Wake() string { return k.Prefix + "wake" }
 // SIDPrefix is how the SIDs of a partition's users begin.
 func SIDPrefix(p presence.Partition) string { return fmt.Sprintf("US%04x", int(p)) }
 
-// OfSID is the partition that a user SID names; false if it names none.
+// BindingSID is the SID of a user's binding of an address. It begins with the user's
+// partition, and is the same each time.
+func (k Keys) BindingSID(u presence.Key, t presence.PushType, address string) string {
+	h := sha256.New()
+	for _, part := range []string{u.Service, u.Identity, string(t), address} {
+		_, _ = fmt.Fprintf(h, "%d:%s", len(part), part)
+	}
+	return fmt.Sprintf("BS%04x%x", int(k.Of(u)), h.Sum(nil)[:14])
+}
+
+// OfSID is the partition that a user or binding SID names; false if it names none.
 func (k Keys) OfSID(sid string) (presence.Partition, bool) {
-	if !presence.IsSID(sid, "US") {
+	if !presence.IsSID(sid, "US") && !presence.IsSID(sid, "BS") {
 		return 0, false
 	}
 	n, err := strconv.ParseUint(sid[2:6], 16, 16)

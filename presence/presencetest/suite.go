@@ -18,6 +18,14 @@ import (
 // Store is all that a presence store offers.
 type Store interface {
 	presence.Store
+	presence.Bindings
+	Binding(ctx context.Context, service, sid string) (presence.Binding, error)
+	ListBindings(ctx context.Context, service string, f presence.BindingFilter, cursor string, limit int) (presence.Page[presence.Binding], error)
+	CreateCredential(ctx context.Context, account string, t presence.PushType, u presence.CredentialUpdate) (presence.Credential, error)
+	Credential(ctx context.Context, sid string) (presence.Credential, error)
+	ListCredentials(ctx context.Context, cursor string, limit int) (presence.Page[presence.Credential], error)
+	UpdateCredential(ctx context.Context, sid string, u presence.CredentialUpdate) (presence.Credential, error)
+	DeleteCredential(ctx context.Context, sid string) error
 	CreateService(context.Context, presence.Service) (presence.Service, error)
 	Service(ctx context.Context, sid string) (presence.Service, error)
 	ListServices(ctx context.Context, cursor string, limit int) (presence.Page[presence.Service], error)
@@ -82,6 +90,15 @@ func Run(t *testing.T, open func(*testing.T) *Harness) {
 		{"HostileIdentities", hostileIdentities},
 		{"Profile", profile},
 		{"DefaultService", defaultService},
+		{"Notifiable", notifiable},
+		{"BindingMoves", bindingMoves},
+		{"BindingExpires", bindingExpires},
+		{"BindingLimits", bindingLimits},
+		{"BindingsGoWithTheirs", bindingsGoWithTheirs},
+		{"BindingTenancy", bindingTenancy},
+		{"ListBindings", listBindings},
+		{"Credentials", credentials},
+		{"ConcurrentMoves", concurrentMoves},
 		{"Model", model},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
@@ -783,6 +800,9 @@ func model(t *testing.T, h *Harness) {
 		known := map[presence.NodeID]presence.Service{"n1": w.service, "n2": w.service, "n3": w.service}
 		identities := []string{"ada", "bob", "cy"}
 		revs := map[string]int64{}
+		find := func(string) presence.Service { return w.service }
+		addresses := rapid.SampledFrom([]string{"a", "b", "c"})
+		credential := must(w.Store.CreateCredential(w.ctx, "AC0", presence.PushFCM, presence.CredentialUpdate{}))(t).SID
 
 		node := rapid.SampledFrom(nodes)
 		identity := rapid.SampledFrom(identities)
@@ -794,7 +814,7 @@ func model(t *testing.T, h *Harness) {
 		check := func(what string, want []Transition) {
 			var got []Transition
 			for _, e := range h.Events() {
-				got = append(got, Transition{Key: e.User.Key, Online: e.User.Online, Epoch: e.User.Epoch, Reasons: e.Reasons, Deleted: e.Deleted})
+				got = append(got, Transition{Key: e.User.Key, Online: e.User.Online, Epoch: e.User.Epoch, Notifiable: e.User.Notifiable, NotifiableEpoch: e.User.NotifiableEpoch, Reasons: e.Reasons, Deleted: e.Deleted})
 				if e.User.Rev <= revs[e.User.Identity] {
 					rt.Fatalf("%s: revision %d after %d", what, e.User.Rev, revs[e.User.Identity])
 				}
@@ -814,6 +834,12 @@ func model(t *testing.T, h *Harness) {
 				if exists != (u.SID != "") || online != u.Online || epoch != u.Epoch || sessions != live {
 					rt.Fatalf("%s: %s is exists=%v online=%v epoch=%d sessions=%d; want %v %v %d %d",
 						what, id, u.SID != "", u.Online, u.Epoch, live, exists, online, epoch, sessions)
+				}
+				bound := must(h.Store.ListBindings(w.ctx, w.service.SID, presence.BindingFilter{Identities: []string{id}}, "", 100))(t).Items
+				notifiable, nepoch, bindings := m.Notifiable(k)
+				if notifiable != u.Notifiable || nepoch != u.NotifiableEpoch || bindings != len(bound) {
+					rt.Fatalf("%s: %s is notifiable=%v epoch=%d bindings=%v; want %v %d %d",
+						what, id, u.Notifiable, u.NotifiableEpoch, bound, notifiable, nepoch, bindings)
 				}
 			}
 		}
@@ -852,7 +878,7 @@ func model(t *testing.T, h *Harness) {
 				got := must(beats[0], errs[0])(t)
 				slices.Sort(got.End)
 				if got.Ops != want.Ops || got.Reaped != want.Reaped || got.OfflineByLease != want.OfflineByLease ||
-					got.OfflineByLinger != want.OfflineByLinger || !slices.Equal(got.End, want.End) || (got.Stalled > 0) != (want.Stalled > 0) {
+					got.OfflineByLinger != want.OfflineByLinger || !slices.Equal(got.End, want.End) || (got.Stalled > 0) != (want.Stalled > 0) || got.Bindings < want.Bindings {
 					rt.Fatalf("Beat = %+v; want %+v", got, want)
 				}
 				check("beat", out)
@@ -877,6 +903,42 @@ func model(t *testing.T, h *Harness) {
 					rt.Fatal(err)
 				}
 				check("delete", want)
+			},
+			"bind": func(rt *rapid.T) {
+				k := w.key(identity.Draw(rt, "identity"))
+				r := presence.Registration{
+					Type: presence.PushFCM, Address: addresses.Draw(rt, "address"), Credential: rapid.SampledFrom([]string{"", credential}).Draw(rt, "credential"),
+					Life: time.Duration(rapid.SampledFrom([]int{60, 90, 600}).Draw(rt, "life")) * time.Second,
+				}
+				want, wantErr := m.Bind(now, k, w.service, r)
+				if _, err := h.Store.Bind(w.ctx, k, r); !errors.Is(err, wantErr) {
+					rt.Fatalf("Bind = %v; want %v", err, wantErr)
+				}
+				check("bind", want)
+			},
+			"unbind": func(rt *rapid.T) {
+				k, a := w.key(identity.Draw(rt, "identity")), addresses.Draw(rt, "address")
+				want, wantErr := m.Unbind(k, w.service, presence.PushFCM, a)
+				if err := h.Store.UnbindAddress(w.ctx, k, presence.PushFCM, a); !errors.Is(err, wantErr) {
+					rt.Fatalf("UnbindAddress = %v; want %v", err, wantErr)
+				}
+				check("unbind", want)
+			},
+			"expire": func(rt *rapid.T) {
+				q := h.Store.Partition(w.key(identity.Draw(rt, "identity")))
+				want, out := m.Expire(now, q, find)
+				if n := must(h.Store.ExpireBindings(w.ctx, q))(t); n != want {
+					rt.Fatalf("ExpireBindings = %d; want %d", n, want)
+				}
+				check("expire", out)
+			},
+			"delete credential": func(rt *rapid.T) {
+				want := m.DeleteCredential(credential, find)
+				if err := h.Store.DeleteCredential(w.ctx, credential); err != nil {
+					rt.Fatal(err)
+				}
+				check("delete credential", want)
+				credential = must(w.Store.CreateCredential(w.ctx, "AC0", presence.PushFCM, presence.CredentialUpdate{}))(t).SID
 			},
 			"flip": func(rt *rapid.T) { w.flip(rapid.Bool().Draw(rt, "on")) },
 			"hear": func(rt *rapid.T) { known[node.Draw(rt, "node")] = w.service },

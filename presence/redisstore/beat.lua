@@ -6,7 +6,7 @@
 --          have renewed anything (Redis was paused or away), and that time is not
 --          counted against leases and lingers
 -- Reply: {run, seq, operations of this node, sessions reaped, offline by lease,
---         offline by linger, 1 if more is due, ms stalled, session to end, ...}
+--         offline by linger, 1 if more is due, ms stalled, bindings due, session to end, ...}
 local node, lease, left, stall = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local seq, nodes, lingers, ops = base .. ':seq', base .. ':nodes', base .. ':linger', base .. ':ops'
 
@@ -61,6 +61,7 @@ end
 if redis.call('ZCOUNT', lingers, '-inf', str(now)) > 0 then more = 1 end
 
 local at = redis.call('HMGET', seq, 'run', 'n')
-local reply = {at[1] or '', at[2] or '0', tonumber(redis.call('HGET', ops, node)) or 0, reaped, by_lease, by_linger, more, stalled}
+local reply = {at[1] or '', at[2] or '0', tonumber(redis.call('HGET', ops, node)) or 0, reaped, by_lease, by_linger, more, stalled,
+  redis.call('ZCOUNT', base .. ':bindexp', '-inf', str(now)) + redis.call('ZCOUNT', base .. ':unsettled', '-inf', str(now))}
 for _, session in ipairs(redis.call('SRANDMEMBER', base .. ':end:' .. node, 100)) do reply[#reply + 1] = session end
 return reply

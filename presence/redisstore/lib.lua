@@ -11,6 +11,15 @@
 --   :linger        zset  service..identity -> due, ms
 --   :<IS>:u:<id>   hash  the user      :<IS>:on:<id>  hash  session -> node
 --   :<IS>:users    zset  creation order  :<IS>:sids   hash  user SID -> identity
+--   :<IS>:b:<id>   hash  binding SID -> JSON of strings: t type, a address, c credential or
+--                        empty, m message types, k created (16 digits, us), u updated, x expires, ms
+--   :<IS>:bindings zset  creation order  :<IS>:bsids  hash  binding SID -> identity
+--   :<IS>:addr     hash  type:address (of any user) -> binding SIDs joined by commas: the one
+--                        that has it, empty for none, and those that it is being taken from
+--   :bindexp       zset  service..binding SID -> when it expires, ms
+--   :unsettled     zset  service..binding SID..type:address -> when to see to it that the binding
+--                        and what :addr says elsewhere agree, ms
+--   :cred:<CR>     set   service..binding SID
 local base = KEYS[1]
 local clock = redis.call('TIME')
 local us = clock[1] * 1000000 + clock[2] + ARGV[1] * 1000
@@ -20,6 +29,7 @@ local now = math.floor(us / 1000)
 local function str(n) return string.format('%.0f', n) end
 local function ukey(svc, id) return base .. ':' .. svc .. ':u:' .. id end
 local function onkey(svc, id) return base .. ':' .. svc .. ':on:' .. id end
+local function bkey(svc, id) return base .. ':' .. svc .. ':b:' .. id end
 
 local function publish(msg)
   local seq = base .. ':seq'
@@ -85,6 +95,27 @@ local function offline(svc, id, epoch, floor, cause)
   if epoch > (tonumber(redis.call('HGET', u, 'epoch')) or 0) then redis.call('HSET', u, 'epoch', str(epoch)) end
   redis.call('HSET', u, 'online', '0', 'last_online', str(now))
   emit(svc, id, 1, floor, cause)
+end
+
+-- Notes that a binding came or went, for the node that did it to settle its address;
+-- should it die, a heartbeat finds the note this many ms later.
+local UNSETTLED = 5000
+local function unsettled(svc, sid, address)
+  redis.call('ZADD', base .. ':unsettled', str(now + UNSETTLED), svc .. sid .. address)
+end
+
+-- Removes a binding of a user and returns its type:address; nil if there is none.
+local function unbind(svc, id, sid)
+  local raw = redis.call('HGET', bkey(svc, id), sid)
+  if not raw then return nil end
+  local b = cjson.decode(raw)
+  redis.call('HDEL', bkey(svc, id), sid)
+  redis.call('HDEL', base .. ':' .. svc .. ':bsids', sid)
+  redis.call('ZREM', base .. ':' .. svc .. ':bindings', b.k .. sid)
+  redis.call('ZREM', base .. ':bindexp', svc .. sid)
+  if b.c ~= '' then redis.call('SREM', base .. ':cred:' .. b.c, svc .. sid) end
+  unsettled(svc, sid, b.t .. ':' .. b.a)
+  return b.t .. ':' .. b.a
 end
 
 -- True if the user is recorded online without any session to keep it so.

@@ -1,15 +1,22 @@
--- Deletes users of a deleted service in one partition; nodes are told to end its
--- sessions.
--- ARGV[2]  service   ARGV[3]  at most so many users
+-- Deletes users of a deleted service in one partition, with their bindings; nodes are
+-- told to end its sessions.
+-- ARGV[2]  service   ARGV[3]  at most so many users and bindings
 -- Reply: 1 if users are left
-local svc = ARGV[2]
+local svc, left = ARGV[2], tonumber(ARGV[3])
 local live = false
 local users, sids = base .. ':' .. svc .. ':users', base .. ':' .. svc .. ':sids'
-for _, member in ipairs(redis.call('ZRANGE', users, 0, ARGV[3] - 1)) do
+for _, member in ipairs(redis.call('ZRANGE', users, 0, left - 1)) do
+  if left <= 0 then break end
+  left = left - 1
   local sid = string.sub(member, 17)
   local id = redis.call('HGET', sids, sid)
   if id then
     live = expel(svc, id) or live
+    for _, binding in ipairs(redis.call('HKEYS', bkey(svc, id))) do
+      -- nothing to settle: all addresses of the service go
+      redis.call('ZREM', base .. ':unsettled', svc .. binding .. unbind(svc, id, binding))
+      left = left - 1
+    end
     redis.call('DEL', ukey(svc, id))
     redis.call('ZREM', base .. ':linger', svc .. id)
     redis.call('HDEL', sids, sid)
@@ -17,4 +24,6 @@ for _, member in ipairs(redis.call('ZRANGE', users, 0, ARGV[3] - 1)) do
   redis.call('ZREM', users, member)
 end
 if live then wake('e') end
-return redis.call('EXISTS', users)
+if redis.call('EXISTS', users) == 1 then return 1 end
+redis.call('UNLINK', base .. ':' .. svc .. ':addr')
+return 0

@@ -224,7 +224,11 @@ func (s *Store) BeatServices(ctx context.Context) (run string, seq uint64, err e
 	}
 	for _, v := range list[2:] {
 		sid, _ := v.(string)
-		if err := s.purge(ctx, sid); err != nil {
+		purge := s.purge
+		if presence.IsSID(sid, "CR") {
+			purge = s.purgeCredential
+		}
+		if err := purge(ctx, sid); err != nil {
 			return run, seq, err
 		}
 		if err := s.client.ZRem(ctx, s.keys.Purge(), sid).Err(); err != nil {

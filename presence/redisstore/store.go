@@ -47,19 +47,37 @@ var (
 	serviceDefaultLua string
 	//go:embed service_beat.lua
 	serviceBeatLua string
+	//go:embed bind.lua
+	bindLua string
+	//go:embed unbind.lua
+	unbindLua string
+	//go:embed bindings_due.lua
+	bindingsDueLua string
+	//go:embed address.lua
+	addressLua string
+	//go:embed credential_write.lua
+	credentialWriteLua string
+	//go:embed credential_delete.lua
+	credentialDeleteLua string
 
-	registerScript       = redis.NewScript(lib + registerLua)
-	endScript            = redis.NewScript(lib + endLua)
-	beatScript           = redis.NewScript(lib + beatLua)
-	leaveScript          = redis.NewScript(lib + leaveLua)
-	userWriteScript      = redis.NewScript(lib + userWriteLua)
-	userDeleteScript     = redis.NewScript(lib + userDeleteLua)
-	purgeScript          = redis.NewScript(lib + purgeLua)
-	serviceWriteScript   = redis.NewScript(lib + serviceWriteLua)
-	serviceDeleteScript  = redis.NewScript(lib + serviceDeleteLua)
-	serviceRestoreScript = redis.NewScript(lib + serviceRestoreLua)
-	serviceDefaultScript = redis.NewScript(lib + serviceDefaultLua)
-	serviceBeatScript    = redis.NewScript(lib + serviceBeatLua)
+	registerScript         = redis.NewScript(lib + registerLua)
+	endScript              = redis.NewScript(lib + endLua)
+	beatScript             = redis.NewScript(lib + beatLua)
+	leaveScript            = redis.NewScript(lib + leaveLua)
+	userWriteScript        = redis.NewScript(lib + userWriteLua)
+	userDeleteScript       = redis.NewScript(lib + userDeleteLua)
+	purgeScript            = redis.NewScript(lib + purgeLua)
+	serviceWriteScript     = redis.NewScript(lib + serviceWriteLua)
+	serviceDeleteScript    = redis.NewScript(lib + serviceDeleteLua)
+	serviceRestoreScript   = redis.NewScript(lib + serviceRestoreLua)
+	serviceDefaultScript   = redis.NewScript(lib + serviceDefaultLua)
+	serviceBeatScript      = redis.NewScript(lib + serviceBeatLua)
+	bindScript             = redis.NewScript(lib + bindLua)
+	unbindScript           = redis.NewScript(lib + unbindLua)
+	bindingsDueScript      = redis.NewScript(lib + bindingsDueLua)
+	addressScript          = redis.NewScript(lib + addressLua)
+	credentialWriteScript  = redis.NewScript(lib + credentialWriteLua)
+	credentialDeleteScript = redis.NewScript(lib + credentialDeleteLua)
 )
 
 // Options tunes a Store. The zero value is ready for use.

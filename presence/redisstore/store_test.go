@@ -87,10 +87,10 @@ func harness(t *testing.T, c *redis.Client) *presencetest.Harness {
 // decode reads a published event as its description in docs/ARCHITECTURE.md says.
 func decode(t *testing.T, payload string) presence.Event {
 	var m struct {
-		R, Q, S, I, U, V, E, O, L string
-		M, D                      int
-		F                         *string
-		A                         string
+		R, Q, S, I, U, V, E, O, L, N, Ne string
+		M, D                             int
+		F                                *string
+		A                                string
 	}
 	if err := json.Unmarshal([]byte(payload), &m); err != nil {
 		t.Fatalf("published %q: %v", payload, err)
@@ -99,12 +99,8 @@ func decode(t *testing.T, payload string) presence.Event {
 	e := presence.Event{Reasons: presence.Reasons(m.M), Deleted: m.D == 1, User: presence.User{
 		Key: presence.Key{Service: m.S, Identity: m.I}, SID: m.U, Rev: num(m.V), Epoch: num(m.E), FriendlyName: m.F, Attributes: m.A,
 	}}
-	switch m.O {
-	case "1":
-		e.User.Online = presence.True
-	case "0":
-		e.User.Online = presence.False
-	}
+	states := map[string]presence.Tri{"1": presence.True, "0": presence.False}
+	e.User.Online, e.User.Notifiable, e.User.NotifiableEpoch = states[m.O], states[m.N], num(m.Ne)
 	if m.R == "" || num(m.Q) == 0 {
 		t.Errorf("published %q without run or seq", payload)
 	}

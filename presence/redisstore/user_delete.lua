@@ -6,6 +6,7 @@ local u = ukey(svc, id)
 local f = redis.call('HMGET', u, 'sid', 'created', 'rev')
 if not f[1] then return 0 end
 local live = expel(svc, id)
+for _, sid in ipairs(redis.call('HKEYS', bkey(svc, id))) do unbind(svc, id, sid) end
 redis.call('DEL', u)
 redis.call('ZREM', base .. ':linger', svc .. id)
 redis.call('ZREM', base .. ':' .. svc .. ':users', string.format('%016.0f', tonumber(f[2])) .. f[1])

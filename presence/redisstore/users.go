@@ -252,6 +252,13 @@ func (s *Store) list(ctx context.Context, sets []string, c listCursor, limit int
 	for _, cmd := range cmds {
 		members = append(members, cmd.Val()...)
 	}
+	members, page := c.page(members, limit)
+	return members, page, nil
+}
+
+// page cuts a page of at most limit from members, which all lie on the cursor's far
+// side, and tells the cursors of its neighbours.
+func (c listCursor) page(members []string, limit int) ([]string, presence.Page[string]) {
 	slices.Sort(members)
 	if c.before {
 		slices.Reverse(members)
@@ -270,5 +277,5 @@ func (s *Store) list(ctx context.Context, sets []string, c listCursor, limit int
 			page.Prev = listCursor{before: true, member: members[0]}.String()
 		}
 	}
-	return members, page, nil
+	return members, page
 }
