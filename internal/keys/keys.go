@@ -82,6 +82,16 @@ func (k Keys) AllServices() string { return k.Base(presence.Services) + ":all" }
 // DefaultService is the key that holds the default service's SID.
 func (k Keys) DefaultService() string { return k.Base(presence.Services) + ":default" }
 
+// Account is the key of the hash of the account's configuration.
+func (k Keys) Account() string { return k.Base(presence.Services) + ":account" }
+
+// Roles is the key of a service's roles in creation order, Role that of one's hash.
+func (k Keys) Roles(service string) string     { return k.Service(service) + ":roles" }
+func (k Keys) Role(service, sid string) string { return k.Service(service) + ":role:" + sid }
+
+// Notifications is the key of the hash of a service's push settings.
+func (k Keys) Notifications(service string) string { return k.Service(service) + ":notifications" }
+
 // Purge is the key of the deleted services that are to be purged once more.
 func (k Keys) Purge() string { return k.Base(presence.Services) + ":purge" }
 

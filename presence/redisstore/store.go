@@ -43,23 +43,35 @@ var (
 	serviceDeleteLua string
 	//go:embed service_restore.lua
 	serviceRestoreLua string
-	//go:embed service_default.lua
-	serviceDefaultLua string
+	//go:embed account_write.lua
+	accountWriteLua string
+	//go:embed role_stock.lua
+	roleStockLua string
+	//go:embed role_write.lua
+	roleWriteLua string
+	//go:embed role_delete.lua
+	roleDeleteLua string
+	//go:embed notifications_write.lua
+	notificationsWriteLua string
 	//go:embed service_beat.lua
 	serviceBeatLua string
 
-	registerScript       = redis.NewScript(lib + registerLua)
-	endScript            = redis.NewScript(lib + endLua)
-	beatScript           = redis.NewScript(lib + beatLua)
-	leaveScript          = redis.NewScript(lib + leaveLua)
-	userWriteScript      = redis.NewScript(lib + userWriteLua)
-	userDeleteScript     = redis.NewScript(lib + userDeleteLua)
-	purgeScript          = redis.NewScript(lib + purgeLua)
-	serviceWriteScript   = redis.NewScript(lib + serviceWriteLua)
-	serviceDeleteScript  = redis.NewScript(lib + serviceDeleteLua)
-	serviceRestoreScript = redis.NewScript(lib + serviceRestoreLua)
-	serviceDefaultScript = redis.NewScript(lib + serviceDefaultLua)
-	serviceBeatScript    = redis.NewScript(lib + serviceBeatLua)
+	registerScript           = redis.NewScript(lib + registerLua)
+	endScript                = redis.NewScript(lib + endLua)
+	beatScript               = redis.NewScript(lib + beatLua)
+	leaveScript              = redis.NewScript(lib + leaveLua)
+	userWriteScript          = redis.NewScript(lib + userWriteLua)
+	userDeleteScript         = redis.NewScript(lib + userDeleteLua)
+	purgeScript              = redis.NewScript(lib + purgeLua)
+	serviceWriteScript       = redis.NewScript(lib + serviceWriteLua)
+	serviceDeleteScript      = redis.NewScript(lib + serviceDeleteLua)
+	serviceRestoreScript     = redis.NewScript(lib + serviceRestoreLua)
+	accountWriteScript       = redis.NewScript(lib + accountWriteLua)
+	roleStockScript          = redis.NewScript(lib + roleStockLua)
+	roleWriteScript          = redis.NewScript(lib + roleWriteLua)
+	roleDeleteScript         = redis.NewScript(lib + roleDeleteLua)
+	notificationsWriteScript = redis.NewScript(lib + notificationsWriteLua)
+	serviceBeatScript        = redis.NewScript(lib + serviceBeatLua)
 )
 
 // Options tunes a Store. The zero value is ready for use.
