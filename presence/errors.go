@@ -54,6 +54,10 @@ var (
 	ErrUserExists = &Error{Op: "user already exists", Kind: KindConflict}
 	// ErrDefaultService tells that the default service cannot be deleted.
 	ErrDefaultService = &Error{Op: "the default service cannot be deleted", Kind: KindConflict}
+	ErrNoRole         = &Error{Op: "no such role", Kind: KindNotFound}
+	// ErrDefaultRole tells that a role cannot be deleted: new users or conversations get it.
+	ErrDefaultRole  = &Error{Op: "a default role cannot be deleted", Kind: KindConflict}
+	ErrTooManyRoles = &Error{Op: "the service has too many roles", Kind: KindConflict}
 	// ErrEnded tells that the session was ended by an operator (its user or service
 	// was deleted) and must not be registered again.
 	ErrEnded = &Error{Op: "session was ended", Kind: KindDenied}

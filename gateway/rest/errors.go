@@ -36,7 +36,6 @@ var (
 	errUTF8         = invalid("Parameters must be valid UTF-8")
 
 	errNoName         = failed(http.StatusBadRequest, 50000, "FriendlyName not provided")
-	errLongName       = failed(http.StatusBadRequest, 50003, "Friendly name too long: at most 256 characters")
 	errNoIdentity     = failed(http.StatusBadRequest, 50204, "Identity not provided")
 	errIdentityIsSID  = failed(http.StatusBadRequest, 50206, "Identity should not match user SID pattern")
 	errLongIdentity   = failed(http.StatusBadRequest, 50207, "Identity too long: at most 256 bytes")
@@ -45,6 +44,13 @@ var (
 	errAttributes     = failed(http.StatusBadRequest, 50304, "Attributes not valid: must be JSON")
 	errNoRole         = failed(http.StatusBadRequest, 50100, "Role not found")
 	errRoleType       = failed(http.StatusBadRequest, 50105, "Invalid role type")
+	errNoRoleType     = failed(http.StatusBadRequest, 50105, "Invalid role type: must be conversation or service")
+	errPermissions    = invalid("Permission must be given: once or several times, each 1 to 64 letters, at most 64 of them")
+	errDefaultRole    = failed(http.StatusConflict, 20409, "A default role of the service cannot be deleted: choose another default first")
+	errTooManyRoles   = failed(http.StatusConflict, 20409, "The service has 100 roles, the most it can have")
+	errLongTemplate   = failed(http.StatusBadRequest, 50058, "Notification template too long: at most 1024 characters")
+	errLongSound      = invalid("The name of a sound may have at most 256 characters")
+	errMessaging      = invalid("DefaultMessagingServiceSid must be the SID of a messaging service, or empty for none")
 	errDefaultService = failed(http.StatusConflict, 20409, "The default service cannot be deleted: make another one the default first")
 	errNoDefault      = invalid("DefaultChatServiceSid must be the SID of a service")
 
@@ -70,6 +76,10 @@ func (c *call) errorOf(err error) *Error {
 		return errUserExists
 	case errors.Is(err, presence.ErrDefaultService):
 		return errDefaultService
+	case errors.Is(err, presence.ErrDefaultRole):
+		return errDefaultRole
+	case errors.Is(err, presence.ErrTooManyRoles):
+		return errTooManyRoles
 	}
 	switch presence.KindOf(err) {
 	case presence.KindNotFound:

@@ -40,7 +40,7 @@ func TestPaths(t *testing.T) {
 	}
 	for _, path := range []string{
 		"/v1", "/v1/", "/v1/services", "/v1/Services/", "/v1/Services/default", "/v1/Services/" + noSID, "/v1/Services/" + strings.ToUpper(f.service),
-		"/v1/Services/" + f.service + "/", "/v1/Services/" + f.service + "/Users/", "/v1/Services/" + f.service + "/Roles",
+		"/v1/Services/" + f.service + "/", "/v1/Services/" + f.service + "/Users/", "/v1/Services/" + f.service + "/Nothing",
 		"/v1/Services//Users", "/v1/Users/a/b/c", "/v1/Users/%20", "/v1/Users/US00000000000000000000000000000000", "/v2/Services", "/v1%2FServices",
 		"/v1/Users/" + strings.Repeat("x", 5000),
 	} {
@@ -321,7 +321,7 @@ func TestAudit(t *testing.T) {
 		{"user created", user},
 		{"user updated", user},
 		{"user deleted", user},
-		{"default service chosen", service},
+		{"account configuration updated", service},
 		{"service deleted", f.service},
 	}
 	lines := f.logs.All()

@@ -41,12 +41,6 @@ type Services interface {
 	DeleteService(ctx context.Context, sid string) error
 }
 
-// Default is the choice of the service that the short URLs speak of.
-type Default interface {
-	DefaultService(ctx context.Context) (sid string, err error)
-	SetDefaultService(ctx context.Context, sid string) error
-}
-
 // Users is what the API needs of the stored users.
 type Users interface {
 	CreateUser(ctx context.Context, k presence.Key, u presence.UserUpdate) (presence.User, error)
@@ -60,8 +54,10 @@ type Users interface {
 // Store is where the resources live.
 type Store interface {
 	Services
-	Default
 	Users
+	Roles
+	Account
+	Notifications
 }
 
 // Options tunes the API. The zero value is ready for use.

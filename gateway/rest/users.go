@@ -29,11 +29,7 @@ type user struct {
 // showUser shows a user by itself, with its reachability, at the form of URL that
 // was asked: that of the service, or the short one of the default service.
 func (c *call) showUser(s presence.Service, u presence.User) user {
-	path := "/v1/Users/"
-	if _, named := c.vars["ChatServiceSid"]; named {
-		path = "/v1/Services/" + s.SID + path[len("/v1"):]
-	}
-	url := c.url(path + u.SID)
+	url := c.url(c.base(s.SID) + "/Users/" + u.SID)
 	view := s.View(u)
 	return user{
 		SID: u.SID, AccountSID: c.account, ServiceSID: s.SID, RoleSID: u.Role, Identity: u.Identity, FriendlyName: u.FriendlyName,
@@ -86,13 +82,13 @@ func (c *call) checkIdentity(identity string) error {
 }
 
 func (c *call) userUpdate(s presence.Service) (u presence.UserUpdate, err error) {
-	if u.FriendlyName, err = c.form.name(); err != nil {
+	if u.FriendlyName, err = c.form.name(presence.MaxFriendlyName); err != nil {
 		return u, err
 	}
 	if u.Attributes, err = c.form.attributes(c.opt.MaxAttributes); err != nil {
 		return u, err
 	}
-	u.Role, err = c.form.role("RoleSid", serviceRole(s))
+	u.Role, err = c.roleParameter("RoleSid", s.SID, presence.RoleOfService)
 	return u, err
 }
 

@@ -114,6 +114,16 @@ func (k Keys) Credential(sid string) string { return k.Base(presence.Services) +
 // Credentials is the key of the push credentials in creation order.
 func (k Keys) Credentials() string { return k.Base(presence.Services) + ":credentials" }
 
+// Account is the key of the hash of the account's configuration.
+func (k Keys) Account() string { return k.Base(presence.Services) + ":account" }
+
+// Roles is the key of a service's roles in creation order, Role that of one's hash.
+func (k Keys) Roles(service string) string     { return k.Service(service) + ":roles" }
+func (k Keys) Role(service, sid string) string { return k.Service(service) + ":role:" + sid }
+
+// Notifications is the key of the hash of a service's push settings.
+func (k Keys) Notifications(service string) string { return k.Service(service) + ":notifications" }
+
 // Purge is the key of the deleted services and credentials that are to be purged
 // once more.
 func (k Keys) Purge() string { return k.Base(presence.Services) + ":purge" }

@@ -32,7 +32,7 @@ type Store interface {
 	UpdateService(ctx context.Context, sid string, u presence.ServiceUpdate) (presence.Service, error)
 	DeleteService(ctx context.Context, sid string) error
 	DefaultService(context.Context) (string, error)
-	SetDefaultService(ctx context.Context, sid string) error
+	UpdateAccount(ctx context.Context, u presence.AccountUpdate) error
 	BeatServices(context.Context) (run string, seq uint64, err error)
 	RestoreService(ctx context.Context, s presence.Service, run string) (presence.Service, error)
 	CreateUser(context.Context, presence.Key, presence.UserUpdate) (presence.User, error)
@@ -777,10 +777,10 @@ func defaultService(t *testing.T, h *Harness) {
 	if err := w.Store.DeleteService(w.ctx, def); !errors.Is(err, presence.ErrDefaultService) {
 		t.Errorf("deleting the default service: %v; want ErrDefaultService", err)
 	}
-	if err := w.Store.SetDefaultService(w.ctx, "IS00000000000000000000000000000000"); !errors.Is(err, presence.ErrNoService) {
+	if err := w.Store.UpdateAccount(w.ctx, presence.AccountUpdate{DefaultService: new("IS00000000000000000000000000000000")}); !errors.Is(err, presence.ErrNoService) {
 		t.Errorf("defaulting to no service: %v; want ErrNoService", err)
 	}
-	if err := w.Store.SetDefaultService(w.ctx, w.service.SID); err != nil {
+	if err := w.Store.UpdateAccount(w.ctx, presence.AccountUpdate{DefaultService: &w.service.SID}); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Store.DeleteService(w.ctx, def); err != nil {

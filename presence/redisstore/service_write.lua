@@ -4,7 +4,8 @@
 -- ARGV[2]  create, default or update   ARGV[3]  SID
 -- then pairs: field, value; enabled is 1 or 0
 -- Reply: the service's hash as HGETALL (for 'default' that of the default service,
---   made only if there is none); 'missing'
+--   made only if there is none); 'missing'; 'no role' if an update names a role that
+--   the service does not have
 local mode, sid = ARGV[2], ARGV[3]
 if mode == 'default' then
   local have = redis.call('GET', base .. ':default')
@@ -14,6 +15,9 @@ end
 local s = base .. ':' .. sid
 if mode == 'update' then
   if redis.call('EXISTS', s) == 0 then return 'missing' end
+  for i = 4, #ARGV, 2 do
+    if string.sub(ARGV[i], 1, 5) == 'role_' and redis.call('EXISTS', s .. ':role:' .. ARGV[i + 1]) == 0 then return 'no role' end
+  end
 else
   redis.call('HSET', s, 'sid', sid, 'created', str(us))
   redis.call('ZADD', base .. ':all', 0, string.format('%016.0f', us) .. sid)

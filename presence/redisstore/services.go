@@ -51,7 +51,7 @@ func lingerField(d time.Duration) int64 {
 	return ms(d)
 }
 
-// UpdateService changes a service and returns it; ErrNoService. A flip of the
+// UpdateService changes a service and returns it; ErrNoService, ErrNoRole. A flip of the
 // switch is a new revision, and turning it on a new epoch.
 func (s *Store) UpdateService(ctx context.Context, sid string, u presence.ServiceUpdate) (presence.Service, error) {
 	args := []any{"update", sid}
@@ -76,8 +76,11 @@ func (s *Store) serviceReply(reply any, err error) (presence.Service, error) {
 	if err != nil {
 		return presence.Service{}, err
 	}
-	if reply == "missing" {
+	switch reply {
+	case "missing":
 		return presence.Service{}, presence.ErrNoService
+	case "no role":
+		return presence.Service{}, presence.ErrNoRole
 	}
 	f, ok := hash(reply)
 	if !ok {
@@ -157,18 +160,6 @@ func (s *Store) DefaultService(ctx context.Context) (string, error) {
 	}
 	s.defaultedTo.Store(&sid)
 	return sid, nil
-}
-
-// SetDefaultService makes another service the default; ErrNoService.
-func (s *Store) SetDefaultService(ctx context.Context, sid string) error {
-	reply, err := s.run(ctx, "set default service", serviceDefaultScript, presence.Services, sid)
-	if err != nil {
-		return err
-	}
-	if reply == int64(0) {
-		return presence.ErrNoService
-	}
-	return nil
 }
 
 // DeleteService deletes a service and its users; ErrNoService, and ErrDefaultService

@@ -43,8 +43,16 @@ var (
 	serviceDeleteLua string
 	//go:embed service_restore.lua
 	serviceRestoreLua string
-	//go:embed service_default.lua
-	serviceDefaultLua string
+	//go:embed account_write.lua
+	accountWriteLua string
+	//go:embed role_stock.lua
+	roleStockLua string
+	//go:embed role_write.lua
+	roleWriteLua string
+	//go:embed role_delete.lua
+	roleDeleteLua string
+	//go:embed notifications_write.lua
+	notificationsWriteLua string
 	//go:embed service_beat.lua
 	serviceBeatLua string
 	//go:embed bind.lua
@@ -60,24 +68,28 @@ var (
 	//go:embed credential_delete.lua
 	credentialDeleteLua string
 
-	registerScript         = redis.NewScript(lib + registerLua)
-	endScript              = redis.NewScript(lib + endLua)
-	beatScript             = redis.NewScript(lib + beatLua)
-	leaveScript            = redis.NewScript(lib + leaveLua)
-	userWriteScript        = redis.NewScript(lib + userWriteLua)
-	userDeleteScript       = redis.NewScript(lib + userDeleteLua)
-	purgeScript            = redis.NewScript(lib + purgeLua)
-	serviceWriteScript     = redis.NewScript(lib + serviceWriteLua)
-	serviceDeleteScript    = redis.NewScript(lib + serviceDeleteLua)
-	serviceRestoreScript   = redis.NewScript(lib + serviceRestoreLua)
-	serviceDefaultScript   = redis.NewScript(lib + serviceDefaultLua)
-	serviceBeatScript      = redis.NewScript(lib + serviceBeatLua)
-	bindScript             = redis.NewScript(lib + bindLua)
-	unbindScript           = redis.NewScript(lib + unbindLua)
-	bindingsDueScript      = redis.NewScript(lib + bindingsDueLua)
-	addressScript          = redis.NewScript(lib + addressLua)
-	credentialWriteScript  = redis.NewScript(lib + credentialWriteLua)
-	credentialDeleteScript = redis.NewScript(lib + credentialDeleteLua)
+	registerScript           = redis.NewScript(lib + registerLua)
+	endScript                = redis.NewScript(lib + endLua)
+	beatScript               = redis.NewScript(lib + beatLua)
+	leaveScript              = redis.NewScript(lib + leaveLua)
+	userWriteScript          = redis.NewScript(lib + userWriteLua)
+	userDeleteScript         = redis.NewScript(lib + userDeleteLua)
+	purgeScript              = redis.NewScript(lib + purgeLua)
+	serviceWriteScript       = redis.NewScript(lib + serviceWriteLua)
+	serviceDeleteScript      = redis.NewScript(lib + serviceDeleteLua)
+	serviceRestoreScript     = redis.NewScript(lib + serviceRestoreLua)
+	serviceBeatScript        = redis.NewScript(lib + serviceBeatLua)
+	bindScript               = redis.NewScript(lib + bindLua)
+	unbindScript             = redis.NewScript(lib + unbindLua)
+	bindingsDueScript        = redis.NewScript(lib + bindingsDueLua)
+	addressScript            = redis.NewScript(lib + addressLua)
+	credentialWriteScript    = redis.NewScript(lib + credentialWriteLua)
+	credentialDeleteScript   = redis.NewScript(lib + credentialDeleteLua)
+	accountWriteScript       = redis.NewScript(lib + accountWriteLua)
+	roleStockScript          = redis.NewScript(lib + roleStockLua)
+	roleWriteScript          = redis.NewScript(lib + roleWriteLua)
+	roleDeleteScript         = redis.NewScript(lib + roleDeleteLua)
+	notificationsWriteScript = redis.NewScript(lib + notificationsWriteLua)
 )
 
 // Options tunes a Store. The zero value is ready for use.
