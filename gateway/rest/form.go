@@ -55,6 +55,14 @@ func (f *form) text(name string) (*string, error) {
 	return &v[0], nil
 }
 
+// texts are the values of a repeated parameter, nil if it is absent.
+func (f *form) texts(name string) []string {
+	if len(f.values[name]) > 0 {
+		f.taken = append(f.taken, name)
+	}
+	return f.values[name]
+}
+
 // name is a FriendlyName, nil if it is absent.
 func (f *form) name() (*string, error) {
 	v, err := f.text("FriendlyName")
