@@ -54,6 +54,21 @@ var (
 	errDefaultService = failed(http.StatusConflict, 20409, "The default service cannot be deleted: make another one the default first")
 	errNoDefault      = invalid("DefaultChatServiceSid must be the SID of a service")
 
+	errNoBinding         = invalid("BindingType and Address are required")
+	errBindingType       = failed(http.StatusBadRequest, 50209, "Invalid binding type: must be apn, gcm, fcm or webpush")
+	errAddress           = invalid("Address must be 1 to 4096 bytes")
+	errMessageTypes      = invalid("MessageTypes must be of new_message, added_to_conversation and removed_from_conversation")
+	errBindingLife       = invalid("ExpiresIn must be a whole number of seconds from 60 to 31536000")
+	errBindingCredential = invalid("CredentialSid must be the SID of a credential of the binding's type")
+	errTooManyBindings   = failed(http.StatusConflict, 20409, "The user has 20 bindings already: delete one first")
+	errFilter            = invalid("At most 100 identities can be asked for")
+
+	errCredentialType     = invalid("Type must be apn, gcm or fcm")
+	errCredentialChange   = invalid("The type of a credential cannot be changed")
+	errLongCredentialName = failed(http.StatusBadRequest, 50003, "Friendly name too long: at most 64 characters")
+	errLongSecret         = invalid("Certificates, keys and secrets are at most 16 KiB")
+
+	errQuery       = invalid("The query is malformed")
 	errPageSize    = invalid("PageSize must be a whole number of at least 1")
 	errPage        = invalid("Page must be a whole number of at least 0")
 	errPageToken   = invalid("PageToken is not valid for this list")
@@ -74,6 +89,8 @@ func (c *call) errorOf(err error) *Error {
 	switch {
 	case errors.Is(err, presence.ErrUserExists):
 		return errUserExists
+	case errors.Is(err, presence.ErrTooManyBindings):
+		return errTooManyBindings
 	case errors.Is(err, presence.ErrDefaultService):
 		return errDefaultService
 	case errors.Is(err, presence.ErrDefaultRole):

@@ -309,6 +309,12 @@ func TestAudit(t *testing.T) {
 	user := made.body["sid"].(string)
 	f.do(t, "POST", base+"/Users/private-alice", "FriendlyName=private-ann2", as)
 	f.do(t, "POST", base+"/Users/private-alice", "Attributes=private-broken", as)
+	binding := f.do(t, "POST", base+"/Users/private-alice/Bindings", "BindingType=fcm&Address=private-token", as).body["sid"].(string)
+	f.do(t, "DELETE", base+"/Bindings/"+binding, "", as)
+	credential := f.do(t, "POST", "/v1/Credentials", "Type=fcm&Secret=private-key", as).body["sid"].(string)
+	f.do(t, "POST", "/v1/Credentials/"+credential, "Secret=private-key2", as)
+	f.do(t, "POST", "/v1/Credentials/"+credential, "", as)
+	f.do(t, "DELETE", "/v1/Credentials/"+credential, "", as)
 	f.do(t, "DELETE", base+"/Users/"+user, "", as)
 	f.do(t, "POST", "/v1/Configuration", "DefaultChatServiceSid="+service, as)
 	f.do(t, "DELETE", "/v1/Services/"+f.service, "", as)
@@ -320,6 +326,11 @@ func TestAudit(t *testing.T) {
 		{"service presence updated", service},
 		{"user created", user},
 		{"user updated", user},
+		{"binding created", binding},
+		{"binding deleted", binding},
+		{"credential created", credential},
+		{"credential updated", credential},
+		{"credential deleted", credential},
 		{"user deleted", user},
 		{"account configuration updated", service},
 		{"service deleted", f.service},

@@ -21,11 +21,12 @@ type meta struct {
 }
 
 // list answers a list operation: it reads the page that the query asks for, and
-// shows each item. A page size above maxSize is lowered to it.
-func list[T any](c *call, key string, maxSize int, read func(cursor string, limit int) (presence.Page[T], error), show func(T) any) (any, error) {
+// shows each item. A page size above maxSize is lowered to it. Page URLs carry the query
+// parameters named.
+func list[T any](c *call, key string, maxSize int, read func(cursor string, limit int) (presence.Page[T], error), show func(T) any, parameters ...string) (any, error) {
 	query, err := url.ParseQuery(c.r.URL.RawQuery)
 	if err != nil {
-		return nil, invalid("The query is malformed")
+		return nil, errQuery
 	}
 	size, page, token := defaultPageSize, 0, query.Get("PageToken")
 	if query.Has("PageSize") {
@@ -54,6 +55,11 @@ func list[T any](c *call, key string, maxSize int, read func(cursor string, limi
 		u := c.url(c.r.URL.EscapedPath()) + "?PageSize=" + strconv.Itoa(size) + "&Page=" + strconv.Itoa(page)
 		if token != "" {
 			u += "&PageToken=" + url.QueryEscape(token)
+		}
+		for _, name := range parameters {
+			for _, value := range query[name] {
+				u += "&" + name + "=" + url.QueryEscape(value)
+			}
 		}
 		return u
 	}

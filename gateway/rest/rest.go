@@ -1,5 +1,5 @@
-// Package rest is the REST API below /v1: services, their configuration and users,
-// in the shape of Twilio's Conversations v1, so that the unmodified helper
+// Package rest is the REST API below /v1: services, their configuration, users, and
+// what notifies them, in the shape of Twilio's Conversations v1, so that the unmodified helper
 // libraries drive it. openapi.yaml at the top of the project describes it.
 //
 // Every request is authenticated, every answer but a 204 is one JSON object, and no
@@ -58,6 +58,8 @@ type Store interface {
 	Roles
 	Account
 	Notifications
+	Bindings
+	PushCredentials
 }
 
 // Options tunes the API. The zero value is ready for use.

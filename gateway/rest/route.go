@@ -48,11 +48,22 @@ var operations = []operation{
 	{"FetchServiceUser", get, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusOK, (*call).fetchUser},
 	{"UpdateServiceUser", post, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusOK, (*call).updateUser},
 	{"DeleteServiceUser", del, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusNoContent, (*call).deleteUser},
+	{"CreateServiceUserBinding", post, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Bindings", http.StatusCreated, (*call).createBinding},
+	{"ListServiceUserBinding", get, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Bindings", http.StatusOK, (*call).listUserBindings},
 	{"CreateUser", post, "/v1/Users", http.StatusCreated, (*call).createUser},
 	{"ListUser", get, "/v1/Users", http.StatusOK, (*call).listUsers},
 	{"FetchUser", get, "/v1/Users/{Sid}", http.StatusOK, (*call).fetchUser},
 	{"UpdateUser", post, "/v1/Users/{Sid}", http.StatusOK, (*call).updateUser},
 	{"DeleteUser", del, "/v1/Users/{Sid}", http.StatusNoContent, (*call).deleteUser},
+
+	{"ListServiceBinding", get, "/v1/Services/{ChatServiceSid}/Bindings", http.StatusOK, (*call).listBindings},
+	{"FetchServiceBinding", get, "/v1/Services/{ChatServiceSid}/Bindings/{Sid}", http.StatusOK, (*call).fetchBinding},
+	{"DeleteServiceBinding", del, "/v1/Services/{ChatServiceSid}/Bindings/{Sid}", http.StatusNoContent, (*call).deleteBinding},
+	{"CreateCredential", post, "/v1/Credentials", http.StatusCreated, (*call).createCredential},
+	{"ListCredential", get, "/v1/Credentials", http.StatusOK, (*call).listCredentials},
+	{"FetchCredential", get, "/v1/Credentials/{Sid}", http.StatusOK, (*call).fetchCredential},
+	{"UpdateCredential", post, "/v1/Credentials/{Sid}", http.StatusOK, (*call).updateCredential},
+	{"DeleteCredential", del, "/v1/Credentials/{Sid}", http.StatusNoContent, (*call).deleteCredential},
 }
 
 const (

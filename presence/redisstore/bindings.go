@@ -255,18 +255,17 @@ func (s *Store) ExpireBindings(ctx context.Context, p presence.Partition) (int, 
 	}
 	read := s.servicesOnce()
 	var expired []unbinding
-	todo := list[1:]
-	for i, v := range todo {
+	var errs []error // one that cannot be settled does not keep the others
+	for i, v := range list[1:] {
 		member, _ := v.(string)
 		if len(member) < 2*sidLen {
-			return 0, malformed("bindings due", v)
+			errs = append(errs, malformed("bindings due", v))
+			continue
 		}
 		service, exists, err := read(ctx, member[:sidLen])
-		if err != nil {
-			return 0, err
-		}
 		sid, address := member[sidLen:2*sidLen], member[2*sidLen:]
 		switch {
+		case err != nil:
 		case i < int(n):
 			expired = append(expired, unbinding{service: service, sid: sid})
 		case exists:
@@ -275,10 +274,11 @@ func (s *Store) ExpireBindings(ctx context.Context, p presence.Partition) (int, 
 			err = s.settled(ctx, service.SID, sid, address)
 		}
 		if err != nil {
-			return 0, err
+			errs = append(errs, err)
 		}
 	}
-	return s.remove(ctx, "push_expired", "", expired)
+	removed, err := s.remove(ctx, "push_expired", "", expired)
+	return removed, errors.Join(append(errs, err)...)
 }
 
 // servicesOnce reads services, each once. One that does not exist has no more than
