@@ -35,7 +35,10 @@ type Claims struct {
 	Account  string // AC SID
 	Service  string // IS SID
 	Identity string // fit for presence.Key
-	Expires  time.Time
+	// Issued is when the token says that it was made: its iat, else its nbf, else the
+	// longest a token may live before it expires. In whole seconds, mostly.
+	Issued  time.Time
+	Expires time.Time
 }
 
 // Key is the user whom the token speaks for.
@@ -43,11 +46,30 @@ func (c Claims) Key() presence.Key { return presence.Key{Service: c.Service, Ide
 
 // Verifier checks access tokens. It is safe for concurrent use.
 type Verifier struct {
-	keys Keys
+	keys    Keys
+	revoker Revoker // nil where nothing is ever revoked
 }
 
-// NewVerifier returns a Verifier of tokens that were signed with one of keys.
-func NewVerifier(keys Keys) *Verifier { return &Verifier{keys: keys} }
+// NewVerifier returns a Verifier of tokens that were signed with one of keys. If
+// keys is a Revoker too, tokens that it revoked are refused.
+func NewVerifier(keys Keys) *Verifier {
+	v := &Verifier{keys: keys}
+	v.revoker, _ = keys.(Revoker)
+	return v
+}
+
+// Check tells whether what Verify once returned still holds: an *Error if the key
+// was withdrawn or the token revoked since. Of what it claims, KeySID, Service,
+// Identity and Issued are looked at.
+func (v *Verifier) Check(c Claims) error {
+	if _, ok := v.keys.Key(c.KeySID); !ok {
+		return errIssuer
+	}
+	if v.revoker != nil && v.revoker.Revoked(c) {
+		return errRevoked
+	}
+	return nil
+}
 
 // Verify returns what the token claims if all of it holds at the time now; else an
 // *Error. Claims are looked at only after the signature was found good, save iss,
@@ -77,7 +99,7 @@ func (v *Verifier) Verify(token string, now time.Time) (Claims, error) {
 	if sub := c.string("sub"); sub == "" || sub != k.Account {
 		return Claims{}, errSubject
 	}
-	expires, err := checkTimes(c, now)
+	issued, expires, err := checkTimes(c, now)
 	if err != nil {
 		return Claims{}, err
 	}
@@ -85,7 +107,11 @@ func (v *Verifier) Verify(token string, now time.Time) (Claims, error) {
 	if err != nil {
 		return Claims{}, err
 	}
-	return Claims{KeySID: k.SID, Account: k.Account, Service: service, Identity: identity, Expires: expires}, nil
+	claims := Claims{KeySID: k.SID, Account: k.Account, Service: service, Identity: identity, Issued: issued, Expires: expires}
+	if v.revoker != nil && v.revoker.Revoked(claims) {
+		return Claims{}, errRevoked
+	}
+	return claims, nil
 }
 
 func split(token string) (signed string, sig, header, payload []byte, ok bool) {
@@ -126,18 +152,18 @@ func checkHeader(header []byte) error {
 	return nil
 }
 
-func checkTimes(c object, now time.Time) (expires time.Time, err error) {
+func checkTimes(c object, now time.Time) (made, expires time.Time, err error) {
 	expires, ok := c.time("exp")
 	if !ok || expires.IsZero() {
-		return time.Time{}, errNoExpiry
+		return time.Time{}, time.Time{}, errNoExpiry
 	}
 	issued, ok := c.time("iat")
 	if !ok {
-		return time.Time{}, errIssuedAt
+		return time.Time{}, time.Time{}, errIssuedAt
 	}
 	notBefore, ok := c.time("nbf")
 	if !ok {
-		return time.Time{}, errNotBefore
+		return time.Time{}, time.Time{}, errNotBefore
 	}
 	start := now
 	switch {
@@ -148,13 +174,16 @@ func checkTimes(c object, now time.Time) (expires time.Time, err error) {
 	}
 	switch {
 	case !now.Before(expires):
-		return time.Time{}, errExpired
+		return time.Time{}, time.Time{}, errExpired
 	case expires.Sub(now) > MaxLifetime+Leeway, expires.Sub(start) > MaxLifetime+Leeway:
-		return time.Time{}, errTooFar
+		return time.Time{}, time.Time{}, errTooFar
 	case notBefore.Sub(now) > Leeway:
-		return time.Time{}, errNotYet
+		return time.Time{}, time.Time{}, errNotYet
 	}
-	return expires, nil
+	if issued.IsZero() && notBefore.IsZero() {
+		start = expires.Add(-MaxLifetime)
+	}
+	return start, expires, nil
 }
 
 func checkGrants(raw json.RawMessage) (identity, service string, err error) {

@@ -51,6 +51,18 @@ var (
 	roleWriteLua string
 	//go:embed role_delete.lua
 	roleDeleteLua string
+	//go:embed access.lua
+	accessLua string
+	//go:embed key_write.lua
+	keyWriteLua string
+	//go:embed key_delete.lua
+	keyDeleteLua string
+	//go:embed revoke.lua
+	revokeLua string
+	//go:embed access_read.lua
+	accessReadLua string
+	//go:embed access_restore.lua
+	accessRestoreLua string
 	//go:embed notifications_write.lua
 	notificationsWriteLua string
 	//go:embed service_beat.lua
@@ -70,6 +82,11 @@ var (
 	roleStockScript          = redis.NewScript(lib + roleStockLua)
 	roleWriteScript          = redis.NewScript(lib + roleWriteLua)
 	roleDeleteScript         = redis.NewScript(lib + roleDeleteLua)
+	keyWriteScript           = redis.NewScript(lib + accessLua + keyWriteLua)
+	keyDeleteScript          = redis.NewScript(lib + accessLua + keyDeleteLua)
+	revokeScript             = redis.NewScript(lib + accessLua + revokeLua)
+	accessReadScript         = redis.NewScript(lib + accessLua + accessReadLua)
+	accessRestoreScript      = redis.NewScript(lib + accessLua + accessRestoreLua)
 	notificationsWriteScript = redis.NewScript(lib + notificationsWriteLua)
 	serviceBeatScript        = redis.NewScript(lib + serviceBeatLua)
 )
