@@ -66,7 +66,7 @@ var closes = [...]Close{
 	{CloseSlow, "slow", ReconnectBackoff, "too slow", "The client did not read: a write made no progress for too long, or too many answers waited."},
 	{CloseNoPong, "no_pong", ReconnectBackoff, "no pong", "Nothing was heard from the client after a ping."},
 	{CloseRateLimited, "rate_limited", ReconnectHint, "", "The client went on sending too many requests after it was told so."},
-	{CloseBadToken, "bad_token", ReconnectNever, "bad token", "The token in hello was refused. An `error` frame before the close says why."},
+	{CloseBadToken, "bad_token", ReconnectNever, "bad token", "The token in hello was refused; an `error` frame before the close says why. Or, later, the session's token or its API key was revoked."},
 	{CloseBadRequest, "bad_request", ReconnectNever, "bad request", "A frame was not a JSON object, was binary, or came at the wrong time."},
 	{CloseNoHello, "no_hello", ReconnectNever, "no hello in time", "No hello came in time (10 s by default)."},
 	{CloseEnded, "ended", ReconnectNever, "ended by the operator", "An operator ended the session: its user or service was deleted."},

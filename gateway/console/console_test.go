@@ -38,9 +38,14 @@ type backend struct {
 
 func (b *backend) handler() http.Handler {
 	return console.Handler(console.Options{
-		Authenticate: func(r *http.Request) bool {
-			user, secret, _ := r.BasicAuth()
-			return user == "AC1" && secret == "right"
+		Authenticate: func(r *http.Request) error {
+			switch user, secret, _ := r.BasicAuth(); {
+			case user == "ACbusy":
+				return &presence.Error{Kind: presence.KindLimited, Retry: 1500 * time.Millisecond}
+			case user != "AC1" || secret != "right":
+				return &presence.Error{Kind: presence.KindUnauthenticated}
+			}
+			return nil
 		},
 		Mint: func(svc, identity string, ttl time.Duration) (string, time.Time, error) {
 			b.calls = append(b.calls, "mint "+svc+" "+identity+" "+ttl.String())

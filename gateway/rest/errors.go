@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/rollcall-presence/rollcall/presence"
 )
@@ -15,6 +16,8 @@ type Error struct {
 	Message  string `json:"message"`
 	MoreInfo string `json:"more_info"`
 	Status   int    `json:"status"` // always the HTTP status
+
+	retry time.Duration // when to try again; 0: soon
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -74,6 +77,11 @@ var (
 	errPageToken   = invalid("PageToken is not valid for this list")
 	errNoPageToken = invalid("PageToken is required for paging.")
 
+	errTooManyKeys        = failed(http.StatusConflict, 20409, "There are 1000 API keys, the most there can be")
+	errTooManyRevocations = failed(http.StatusConflict, 20409, "There are 50000 revocations in force, the most there can be; each ends after a day")
+	errWhatToRevoke       = invalid("Identity or IssuedBefore must be given, or both")
+	errIssuedBefore       = invalid("IssuedBefore must be a time of the last 24 hours, such as 2026-11-22T15:04:05Z")
+
 	errForbidden   = failed(http.StatusForbidden, 20403, "Forbidden")
 	errTooMany     = failed(http.StatusTooManyRequests, 20429, "Too Many Requests")
 	errInternal    = failed(http.StatusInternalServerError, 20500, "Internal Server Error")
@@ -97,6 +105,10 @@ func (c *call) errorOf(err error) *Error {
 		return errDefaultRole
 	case errors.Is(err, presence.ErrTooManyRoles):
 		return errTooManyRoles
+	case errors.Is(err, presence.ErrTooManyKeys):
+		return errTooManyKeys
+	case errors.Is(err, presence.ErrTooManyRevocations):
+		return errTooManyRevocations
 	}
 	switch presence.KindOf(err) {
 	case presence.KindNotFound:
@@ -110,7 +122,11 @@ func (c *call) errorOf(err error) *Error {
 	case presence.KindConflict:
 		return failed(http.StatusConflict, 20409, "The request conflicts with the resource's state")
 	case presence.KindLimited:
-		return errTooMany
+		limited := *errTooMany
+		if e, ok := errors.AsType[*presence.Error](err); ok {
+			limited.retry = e.Retry
+		}
+		return &limited
 	case presence.KindUnavailable:
 		return errUnavailable
 	case presence.KindInternal:
@@ -126,6 +142,6 @@ func (e *Error) headers(h http.Header, allowed []string) {
 	case http.StatusMethodNotAllowed:
 		h.Set("Allow", strings.Join(allowed, ", "))
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
-		h.Set("Retry-After", "1")
+		h.Set("Retry-After", strconv.Itoa(max(1, int((e.retry+time.Second-1)/time.Second))))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -282,7 +283,7 @@ func TestStalled(t *testing.T) {
 // broken panics on any use.
 type broken struct{}
 
-func (broken) Check(string, string) (string, bool) { panic("broken") }
+func (broken) Admit(netip.Addr, string, string) (string, error) { panic("broken") }
 
 func TestPanic(t *testing.T) {
 	f := newMini(t)

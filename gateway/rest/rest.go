@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -24,10 +25,11 @@ import (
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
-// Credentials checks the user name and password of a request.
+// Credentials decides who may call.
 type Credentials interface {
-	// Check reports whether they are good, and for which account (AC SID).
-	Check(user, password string) (account string, ok bool)
+	// Admit lets a request from an address in with its user name and password, and
+	// tells for which account (AC SID). Errors are KindUnauthenticated or KindLimited.
+	Admit(from netip.Addr, user, password string) (account string, err error)
 }
 
 // Services is what the API needs of the stored services. Errors carry a
@@ -60,6 +62,8 @@ type Store interface {
 	Notifications
 	Bindings
 	PushCredentials
+	Keys
+	Revocations
 }
 
 // Options tunes the API. The zero value is ready for use.
@@ -69,6 +73,8 @@ type Options struct {
 	// URLs with their credentials attached, so it must never name a stranger.
 	// Default: the request's own Host, https if it came over TLS.
 	Origin func(*http.Request) string
+	// Client is the address that a request counts for. Default: the peer's.
+	Client func(*http.Request) netip.Addr
 	// MaxIdentity is the longest identity of a new user, in bytes. Default, and at
 	// most, presence.MaxIdentity.
 	MaxIdentity int
@@ -92,6 +98,9 @@ func New(store Store, credentials Credentials, opt Options) http.Handler {
 	if opt.Origin == nil {
 		opt.Origin = requestOrigin
 	}
+	if opt.Client == nil {
+		opt.Client = peer
+	}
 	if opt.MaxAttributes == 0 {
 		opt.MaxAttributes = presence.DefaultAttributes
 	}
@@ -112,6 +121,11 @@ func requestOrigin(r *http.Request) string {
 		return "https://" + r.Host
 	}
 	return "http://" + r.Host
+}
+
+func peer(r *http.Request) netip.Addr {
+	a, _ := netip.ParseAddrPort(r.RemoteAddr)
+	return a.Addr().Unmap()
 }
 
 type api struct {
@@ -180,10 +194,10 @@ func (c *call) serve(w http.ResponseWriter, op operation, allowed []string) (res
 		}
 	}()
 	user, password, _ := c.r.BasicAuth()
-	account, ok := c.credentials.Check(user, password)
+	account, err := c.credentials.Admit(c.opt.Client(c.r), user, password)
 	switch {
-	case !ok:
-		return nil, errCredentials
+	case err != nil:
+		return nil, err
 	case op.handle == nil && allowed == nil:
 		return nil, c.notFound()
 	case op.handle == nil:

@@ -27,6 +27,7 @@ import (
 
 	"github.com/rollcall-presence/rollcall/auth"
 	"github.com/rollcall-presence/rollcall/gateway/rest"
+	"github.com/rollcall-presence/rollcall/internal/rate"
 	"github.com/rollcall-presence/rollcall/internal/testkit"
 	"github.com/rollcall-presence/rollcall/presence"
 	"github.com/rollcall-presence/rollcall/presence/redisstore"
@@ -92,8 +93,9 @@ func serve(t testing.TB, client redis.UniversalClient, opt rest.Options) *fixtur
 	return f
 }
 
-func credentials() auth.Basic {
-	return auth.Basic{Account: account, Token: authTok, Keys: auth.StaticKeys{keySID: {SID: keySID, Secret: secret, Account: account}}}
+func credentials() *auth.Guard {
+	return auth.NewGuard(auth.Basic{Account: account, Token: authTok, Keys: auth.StaticKeys{keySID: {SID: keySID, Secret: secret, Account: account}}},
+		auth.GuardOptions{Failures: 1000, Credential: rate.Limit{PerSecond: 1e6, Burst: 1e6}, Address: rate.Limit{PerSecond: 1e6, Burst: 1e6}})
 }
 
 // client is the unmodified helper library, led here by its transport.

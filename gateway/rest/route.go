@@ -43,6 +43,14 @@ var operations = []operation{
 	{"UpdateRole", post, "/v1/Roles/{Sid}", http.StatusOK, (*call).updateRole},
 	{"DeleteRole", del, "/v1/Roles/{Sid}", http.StatusNoContent, (*call).deleteRole},
 
+	{"CreateKey", post, "/v1/Keys", http.StatusCreated, (*call).createKey},
+	{"ListKey", get, "/v1/Keys", http.StatusOK, (*call).listKeys},
+	{"FetchKey", get, "/v1/Keys/{Sid}", http.StatusOK, (*call).fetchKey},
+	{"UpdateKey", post, "/v1/Keys/{Sid}", http.StatusOK, (*call).updateKey},
+	{"DeleteKey", del, "/v1/Keys/{Sid}", http.StatusNoContent, (*call).deleteKey},
+	{"CreateRevocation", post, "/v1/Services/{ChatServiceSid}/Revocations", http.StatusCreated, (*call).createRevocation},
+	{"ListRevocation", get, "/v1/Services/{ChatServiceSid}/Revocations", http.StatusOK, (*call).listRevocations},
+
 	{"CreateServiceUser", post, "/v1/Services/{ChatServiceSid}/Users", http.StatusCreated, (*call).createUser},
 	{"ListServiceUser", get, "/v1/Services/{ChatServiceSid}/Users", http.StatusOK, (*call).listUsers},
 	{"FetchServiceUser", get, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusOK, (*call).fetchUser},
@@ -78,14 +86,17 @@ var unmatched = operation{name: "none"}
 // statuses are those that the operation may answer.
 func (op operation) statuses() []int {
 	if op.handle == nil {
-		return []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusMethodNotAllowed}
+		return []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusTooManyRequests}
 	}
 	all := []int{
 		op.status, http.StatusBadRequest, http.StatusUnauthorized, http.StatusNotFound,
-		http.StatusInternalServerError, http.StatusServiceUnavailable,
+		http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable,
 	}
 	if op.method == post {
 		all = append(all, http.StatusConflict, http.StatusRequestEntityTooLarge)
+	}
+	if strings.HasPrefix(op.pattern, "/v1/Keys") {
+		all = append(all, http.StatusForbidden)
 	}
 	if op.method == del {
 		all = append(all, http.StatusConflict)

@@ -124,6 +124,15 @@ func (k Keys) Role(service, sid string) string { return k.Service(service) + ":r
 // Notifications is the key of the hash of a service's push settings.
 func (k Keys) Notifications(service string) string { return k.Service(service) + ":notifications" }
 
+// APIKeys is the key of the API keys in creation order, APIKey that of one's hash.
+func (k Keys) APIKeys() string          { return k.Base(presence.Services) + ":keys" }
+func (k Keys) APIKey(sid string) string { return k.Base(presence.Services) + ":key:" + sid }
+
+// Revocations is the key of a service's revocations by age, Revoked that of the hash
+// from their SIDs to what they say.
+func (k Keys) Revocations(service string) string { return k.Service(service) + ":revocations" }
+func (k Keys) Revoked(service string) string     { return k.Service(service) + ":revoked" }
+
 // Purge is the key of the deleted services and credentials that are to be purged
 // once more.
 func (k Keys) Purge() string { return k.Base(presence.Services) + ":purge" }

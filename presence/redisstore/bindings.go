@@ -107,20 +107,9 @@ func (s *Store) address(ctx context.Context, mode, service, address, sid string)
 	if err != nil {
 		return nil, err
 	}
-	return texts(mode+" address", reply)
-}
-
-func texts(op string, reply any) ([]string, error) {
-	values, _ := reply.([]any)
-	list := make([]string, len(values))
-	for i, v := range values {
-		var ok bool
-		if list[i], ok = v.(string); !ok {
-			return nil, malformed(op, v)
-		}
-	}
-	if len(list) == 0 {
-		return nil, malformed(op, reply)
+	list, ok := texts(reply)
+	if !ok || len(list) == 0 {
+		return nil, malformed(mode+" address", reply)
 	}
 	return list, nil
 }
@@ -210,7 +199,11 @@ func (s *Store) unbind(ctx context.Context, cause, credential string, list []unb
 	if err != nil {
 		return nil, err
 	}
-	return texts("unbind", reply)
+	removed, ok := texts(reply)
+	if !ok {
+		return nil, malformed("unbind", reply)
+	}
+	return removed, nil
 }
 
 // Unbind implements presence.Bindings.

@@ -51,6 +51,18 @@ var (
 	roleWriteLua string
 	//go:embed role_delete.lua
 	roleDeleteLua string
+	//go:embed access.lua
+	accessLua string
+	//go:embed key_write.lua
+	keyWriteLua string
+	//go:embed key_delete.lua
+	keyDeleteLua string
+	//go:embed revoke.lua
+	revokeLua string
+	//go:embed access_read.lua
+	accessReadLua string
+	//go:embed access_restore.lua
+	accessRestoreLua string
 	//go:embed notifications_write.lua
 	notificationsWriteLua string
 	//go:embed service_beat.lua
@@ -89,6 +101,11 @@ var (
 	roleStockScript          = redis.NewScript(lib + roleStockLua)
 	roleWriteScript          = redis.NewScript(lib + roleWriteLua)
 	roleDeleteScript         = redis.NewScript(lib + roleDeleteLua)
+	keyWriteScript           = redis.NewScript(lib + accessLua + keyWriteLua)
+	keyDeleteScript          = redis.NewScript(lib + accessLua + keyDeleteLua)
+	revokeScript             = redis.NewScript(lib + accessLua + revokeLua)
+	accessReadScript         = redis.NewScript(lib + accessLua + accessReadLua)
+	accessRestoreScript      = redis.NewScript(lib + accessLua + accessRestoreLua)
 	notificationsWriteScript = redis.NewScript(lib + notificationsWriteLua)
 )
 
@@ -285,4 +302,16 @@ func hash(reply any) (fields, bool) {
 		f[name] = value
 	}
 	return f, true
+}
+
+// texts are the strings of a reply.
+func texts(reply any) ([]string, bool) {
+	list, ok := reply.([]any)
+	all := make([]string, len(list))
+	for i, v := range list {
+		if all[i], ok = v.(string); !ok {
+			return nil, false
+		}
+	}
+	return all, ok
 }
