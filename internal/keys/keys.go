@@ -82,7 +82,25 @@ func (k Keys) AllServices() string { return k.Base(presence.Services) + ":all" }
 // DefaultService is the key that holds the default service's SID.
 func (k Keys) DefaultService() string { return k.Base(presence.Services) + ":default" }
 
-// Purge is the key of the deleted services that are to be purged once more.
+// Account is the key of the account's hash.
+func (k Keys) Account() string { return k.Base(presence.Services) + ":account" }
+
+// Wake is the channel on which nodes are told of work in a partition.
+func (k Keys) Wake() string { return k.Prefix + "wake" }
+
+// DeadLetters is the key of a service's dead letters of one partition, in the order
+// of their death; Letters that of the hash from EV SID to dead letter.
+func (k Keys) DeadLetters(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":dead"
+}
+
+// Letters is described with DeadLetters.
+func (k Keys) Letters(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":letters"
+}
+
+// Purge is the key of what is left to do in the partitions: deleted services that
+// are to be purged once more, and changes of webhooks that are to be told.
 func (k Keys) Purge() string { return k.Base(presence.Services) + ":purge" }
 
 // PartitionCount is the key that holds the number of partitions, set on first use.
@@ -94,9 +112,10 @@ func (k Keys) Node(n presence.NodeID) string { return k.Prefix + "node:" + strin
 // SIDPrefix is how the SIDs of a partition's users begin.
 func SIDPrefix(p presence.Partition) string { return fmt.Sprintf("US%04x", int(p)) }
 
-// OfSID is the partition that a user SID names; false if it names none.
+// OfSID is the partition that the SID of a user or an event names; false if it names
+// none.
 func (k Keys) OfSID(sid string) (presence.Partition, bool) {
-	if !presence.IsSID(sid, "US") {
+	if !presence.IsSID(sid, "US") && !presence.IsSID(sid, "EV") {
 		return 0, false
 	}
 	n, err := strconv.ParseUint(sid[2:6], 16, 16)

@@ -1,7 +1,7 @@
 -- Deletes users of a deleted service in one partition; nodes end its sessions when
 -- they hear of the deletion.
 -- ARGV[2]  service   ARGV[3]  at most so many users
--- Reply: 1 if users are left
+-- Reply: 1 if anything is left
 local svc = ARGV[2]
 local users, sids = base .. ':' .. svc .. ':users', base .. ':' .. svc .. ':sids'
 for _, member in ipairs(redis.call('ZRANGE', users, 0, ARGV[3] - 1)) do
@@ -16,8 +16,18 @@ for _, member in ipairs(redis.call('ZRANGE', users, 0, ARGV[3] - 1)) do
     end
     redis.call('DEL', ukey(svc, id), on)
     redis.call('ZREM', base .. ':linger', svc .. id)
+    redis.call('ZREM', base .. ':debounce', svc .. id)
     redis.call('HDEL', sids, sid)
   end
   redis.call('ZREM', users, member)
 end
-return redis.call('EXISTS', users)
+-- webhooks owed
+local owed = base .. ':' .. svc .. ':due'
+for _, id in ipairs(redis.call('ZRANGE', owed, 0, ARGV[3] - 1)) do
+  redis.call('DEL', base .. ':' .. svc .. ':q:' .. id)
+  redis.call('ZREM', owed, id)
+end
+redis.call('DEL', base .. ':' .. svc .. ':tries', base .. ':' .. svc .. ':dead', base .. ':' .. svc .. ':letters')
+redis.call('HDEL', base .. ':hooks', svc)
+redis.call('ZREM', base .. ':hookdue', svc)
+return math.max(redis.call('EXISTS', users), redis.call('EXISTS', owed))

@@ -129,7 +129,7 @@ func (s *Store) pipeline(ctx context.Context, script *redis.Script, ps []presenc
 
 func beat(reply any) (presence.Beat, bool) {
 	list, ok := reply.([]any)
-	if !ok || len(list) < 8 {
+	if !ok || len(list) < 10 {
 		return presence.Beat{}, false
 	}
 	var b presence.Beat
@@ -144,7 +144,7 @@ func beat(reply any) (presence.Beat, bool) {
 	if b.Seq, err = strconv.ParseUint(seq, 10, 64); err != nil {
 		return b, false
 	}
-	var n [6]int64
+	var n [8]int64
 	for i := range n {
 		if n[i], ok = list[2+i].(int64); !ok {
 			return b, false
@@ -152,7 +152,8 @@ func beat(reply any) (presence.Beat, bool) {
 	}
 	b.Ops, b.Reaped, b.OfflineByLease, b.OfflineByLinger, b.Due = n[0], int(n[1]), int(n[2]), int(n[3]), int(n[4])
 	b.Stalled = time.Duration(n[5]) * time.Millisecond
-	for _, v := range list[8:] {
+	b.Delivers, b.Webhooks = n[6] == 1, time.Duration(n[7])*time.Millisecond
+	for _, v := range list[10:] {
 		id, ok := v.(string)
 		if !ok {
 			return b, false

@@ -47,6 +47,16 @@ var (
 	serviceDefaultLua string
 	//go:embed service_beat.lua
 	serviceBeatLua string
+	//go:embed account_hooks.lua
+	accountHooksLua string
+	//go:embed hook_replay.lua
+	hookReplayLua string
+	//go:embed hook_set.lua
+	hookSetLua string
+	//go:embed hook_settle.lua
+	hookSettleLua string
+	//go:embed hook_claim.lua
+	hookClaimLua string
 
 	registerScript       = redis.NewScript(lib + registerLua)
 	endScript            = redis.NewScript(lib + endLua)
@@ -59,6 +69,11 @@ var (
 	serviceDeleteScript  = redis.NewScript(lib + serviceDeleteLua)
 	serviceRestoreScript = redis.NewScript(lib + serviceRestoreLua)
 	serviceDefaultScript = redis.NewScript(lib + serviceDefaultLua)
+	hookClaimScript      = redis.NewScript(lib + hookClaimLua)
+	hookSettleScript     = redis.NewScript(lib + hookSettleLua)
+	hookSetScript        = redis.NewScript(lib + hookSetLua)
+	hookReplayScript     = redis.NewScript(lib + hookReplayLua)
+	accountHooksScript   = redis.NewScript(lib + accountHooksLua)
 	serviceBeatScript    = redis.NewScript(lib + serviceBeatLua)
 )
 

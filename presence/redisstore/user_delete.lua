@@ -12,6 +12,7 @@ for i = 1, #sessions, 2 do
 end
 redis.call('DEL', u, on)
 redis.call('ZREM', base .. ':linger', svc .. id)
+redis.call('ZREM', base .. ':debounce', svc .. id)
 redis.call('ZREM', base .. ':' .. svc .. ':users', string.format('%016.0f', tonumber(f[2])) .. f[1])
 redis.call('HDEL', base .. ':' .. svc .. ':sids', f[1])
 local rev = math.max((tonumber(f[3]) or 0) + 1, now, floor + 1)
