@@ -105,6 +105,12 @@ type Settled struct {
 	Why    string // it failed: a word
 }
 
+// Settling is the answer to settling what was claimed of a partition.
+type Settling struct {
+	Dead int           // events that became dead letters
+	Next time.Duration // until there is work; negative if there is none
+}
+
 // DeadLetter is an event that was not delivered and will not be tried again by
 // itself.
 type DeadLetter struct {

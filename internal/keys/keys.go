@@ -85,9 +85,6 @@ func (k Keys) DefaultService() string { return k.Base(presence.Services) + ":def
 // Account is the key of the account's hash.
 func (k Keys) Account() string { return k.Base(presence.Services) + ":account" }
 
-// Wake is the channel on which nodes are told of work in a partition.
-func (k Keys) Wake() string { return k.Prefix + "wake" }
-
 // DeadLetters is the key of a service's dead letters of one partition, in the order
 // of their death; Letters that of the hash from EV SID to dead letter.
 func (k Keys) DeadLetters(p presence.Partition, service string) string {
@@ -108,6 +105,10 @@ func (k Keys) PartitionCount() string { return k.Base(presence.Services) + ":par
 
 // Node is the key of a node's information, and its own channel.
 func (k Keys) Node(n presence.NodeID) string { return k.Prefix + "node:" + string(n) }
+
+// Wake is the channel on which nodes are told that a partition has work for them:
+// a letter for the kind of work and the partition's number.
+func (k Keys) Wake() string { return k.Prefix + "wake" }
 
 // SIDPrefix is how the SIDs of a partition's users begin.
 func SIDPrefix(p presence.Partition) string { return fmt.Sprintf("US%04x", int(p)) }

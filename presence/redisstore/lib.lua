@@ -43,6 +43,14 @@ local function publish(msg)
   redis.call('PUBLISH', base, cjson.encode(msg))
 end
 
+-- Has every node look at the partition for work of a kind: 'e', sessions to be ended;
+-- 'w', webhooks to be delivered.
+-- It may be lost: the next heartbeat finds the work too.
+local function wake(kind)
+  local prefix, number = string.match(base, '^(.*){p(%d+)}$')
+  redis.call('PUBLISH', prefix .. 'wake', kind .. tonumber(number))
+end
+
 -- What of a service's users its backend wants to be told: any of a (added), u
 -- (updated), r (reachability changed), or -; and for how long a change must last, ms.
 local function wanted(svc)
@@ -53,18 +61,12 @@ local function wanted(svc)
   return kinds, tonumber(window)
 end
 
--- Tells the node that delivers this partition's webhooks that there is work.
-local function wake()
-  local prefix, p = string.match(base, '^(.*){p(%d+)}$')
-  redis.call('PUBLISH', prefix .. 'wake', 'w' .. tonumber(p))
-end
-
 -- The service has an event due at a time.
 local function due(svc, at)
   local have = tonumber(redis.call('ZSCORE', base .. ':hookdue', svc) or nil)
   if not have or have > at then
     redis.call('ZADD', base .. ':hookdue', str(at), svc)
-    wake()
+    wake('w')
   end
 end
 
@@ -147,7 +149,7 @@ local function owe(svc, id, what, cause, origin, lasted)
       else
         redis.call('HSET', u, 'pending', at .. ' ' .. cause)
         redis.call('ZADD', base .. ':debounce', str(now + window), svc .. id)
-        wake()
+        wake('w')
       end
     elseif lasted and told == state then
       return
@@ -193,6 +195,19 @@ local function emit(svc, id, mask, floor, cause, origin, added)
   local what = mask % 4 > 0 and 'r' or ''
   if origin ~= '' and (added or mask >= 4) then what = what .. (added and 'a' or 'p') end
   if what ~= '' then owe(svc, id, what, cause, origin or 'SDK') end
+end
+
+-- Has the nodes that hold a user's sessions end them, and forgets the sessions.
+-- True if there was any.
+local function expel(svc, id)
+  local on = onkey(svc, id)
+  local sessions = redis.call('HGETALL', on)
+  for i = 1, #sessions, 2 do
+    redis.call('SREM', base .. ':node:' .. sessions[i + 1], sessions[i] .. svc .. id)
+    redis.call('SADD', base .. ':end:' .. sessions[i + 1], sessions[i])
+  end
+  redis.call('DEL', on)
+  return #sessions > 0
 end
 
 local function create(svc, id, sid, role)

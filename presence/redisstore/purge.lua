@@ -1,20 +1,16 @@
--- Deletes users of a deleted service in one partition; nodes end its sessions when
--- they hear of the deletion.
+-- Deletes users of a deleted service in one partition; nodes are told to end its
+-- sessions.
 -- ARGV[2]  service   ARGV[3]  at most so many users
 -- Reply: 1 if anything is left
 local svc = ARGV[2]
+local live = false
 local users, sids = base .. ':' .. svc .. ':users', base .. ':' .. svc .. ':sids'
 for _, member in ipairs(redis.call('ZRANGE', users, 0, ARGV[3] - 1)) do
   local sid = string.sub(member, 17)
   local id = redis.call('HGET', sids, sid)
   if id then
-    local on = onkey(svc, id)
-    local sessions = redis.call('HGETALL', on)
-    for i = 1, #sessions, 2 do
-      redis.call('SREM', base .. ':node:' .. sessions[i + 1], sessions[i] .. svc .. id)
-      redis.call('SADD', base .. ':end:' .. sessions[i + 1], sessions[i])
-    end
-    redis.call('DEL', ukey(svc, id), on)
+    live = expel(svc, id) or live
+    redis.call('DEL', ukey(svc, id))
     redis.call('ZREM', base .. ':linger', svc .. id)
     redis.call('ZREM', base .. ':debounce', svc .. id)
     redis.call('HDEL', sids, sid)
@@ -30,4 +26,5 @@ end
 redis.call('DEL', base .. ':' .. svc .. ':tries', base .. ':' .. svc .. ':dead', base .. ':' .. svc .. ':letters')
 redis.call('HDEL', base .. ':hooks', svc)
 redis.call('ZREM', base .. ':hookdue', svc)
+if live then wake('e') end
 return math.max(redis.call('EXISTS', users), redis.call('EXISTS', owed))

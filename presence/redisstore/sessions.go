@@ -112,16 +112,21 @@ func (s *Store) Beat(ctx context.Context, ps []presence.Partition, n presence.No
 
 // pipeline runs a script on each partition, loading it where Redis has lost it.
 func (s *Store) pipeline(ctx context.Context, script *redis.Script, ps []presence.Partition, args []any) []*redis.Cmd {
+	return s.pipelined(ctx, script, ps, func(int) []any { return args })
+}
+
+// pipelined is pipeline with arguments for each partition.
+func (s *Store) pipelined(ctx context.Context, script *redis.Script, ps []presence.Partition, args func(i int) []any) []*redis.Cmd {
 	cmds := make([]*redis.Cmd, len(ps))
 	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for i, p := range ps {
-			cmds[i] = script.EvalSha(ctx, pipe, []string{s.keys.Base(p)}, args...)
+			cmds[i] = script.EvalSha(ctx, pipe, []string{s.keys.Base(p)}, args(i)...)
 		}
 		return nil
 	})
 	for i, c := range cmds {
 		if redis.HasErrorPrefix(c.Err(), "NOSCRIPT") {
-			cmds[i] = script.Run(ctx, s.client, []string{s.keys.Base(ps[i])}, args...)
+			cmds[i] = script.Run(ctx, s.client, []string{s.keys.Base(ps[i])}, args(i)...)
 		}
 	}
 	return cmds

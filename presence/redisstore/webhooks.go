@@ -228,13 +228,30 @@ func owed(service, item string) presence.Owed {
 	return o
 }
 
-// SettleWebhooks records what became of claimed webhooks of one partition. An event
-// that is not delivered keep after it was queued becomes a dead letter; dead is how
-// many did. next is how long until there is work in the partition, negative if there
-// is none.
-func (s *Store) SettleWebhooks(ctx context.Context, p presence.Partition, list []presence.Settled, keep time.Duration) (dead int, next time.Duration, err error) {
-	args := make([]any, 0, 1+6*len(list))
-	args = append(args, ms(keep))
+// SettleWebhooks records what became of claimed webhooks: lists has that of each
+// partition, in one pipeline. An event that is not delivered keep after it was queued
+// becomes a dead letter. The answers are in order; an error is one partition's.
+func (s *Store) SettleWebhooks(ctx context.Context, ps []presence.Partition, lists [][]presence.Settled, keep time.Duration) ([]presence.Settling, []error) {
+	settled, errs := make([]presence.Settling, len(ps)), make([]error, len(ps))
+	for i, reply := range s.pipelined(ctx, hookSettleScript, ps, func(i int) []any { return s.settleArgs(lists[i], keep) }) {
+		v, err := reply.Result()
+		if err != nil {
+			errs[i] = unavailable("settle webhooks", err)
+			continue
+		}
+		slots, ok := v.([]any)
+		r := replyReader{list: slots, bad: !ok}
+		settled[i] = presence.Settling{Dead: r.int(), Next: time.Duration(r.int()) * time.Millisecond}
+		if r.bad {
+			errs[i] = malformed("settle webhooks", v)
+		}
+	}
+	return settled, errs
+}
+
+func (s *Store) settleArgs(list []presence.Settled, keep time.Duration) []any {
+	args := make([]any, 0, 2+6*len(list))
+	args = append(args, s.offset(), ms(keep))
 	for _, v := range list {
 		var delivered strings.Builder
 		for _, sid := range v.Delivered {
@@ -246,16 +263,7 @@ func (s *Store) SettleWebhooks(ctx context.Context, p presence.Partition, list [
 		}
 		args = append(args, v.Service, v.Identity, delivered.String(), v.Failed, retry, v.Why)
 	}
-	reply, err := s.run(ctx, "settle webhooks", hookSettleScript, p, args...)
-	if err != nil {
-		return 0, 0, err
-	}
-	slots, ok := reply.([]any)
-	r := replyReader{list: slots, bad: !ok}
-	if dead, next = r.int(), time.Duration(r.int())*time.Millisecond; r.bad {
-		return 0, 0, malformed("settle webhooks", reply)
-	}
-	return dead, next, nil
+	return args
 }
 
 // ListDeadLetters returns up to limit dead letters of a service in the order of

@@ -105,11 +105,11 @@ func (o *outbox) claim(busy ...string) presence.Claim {
 
 func (o *outbox) settle(s presence.Settled) (dead int, next time.Duration) {
 	o.t.Helper()
-	dead, next, err := o.SettleWebhooks(o.t.Context(), 0, []presence.Settled{s}, 24*time.Hour)
-	if err != nil {
-		o.t.Fatal(err)
+	settled, errs := o.SettleWebhooks(o.t.Context(), []presence.Partition{0}, [][]presence.Settled{{s}}, 24*time.Hour)
+	if errs[0] != nil {
+		o.t.Fatal(errs[0])
 	}
-	return dead, next
+	return settled[0].Dead, settled[0].Next
 }
 
 // drain takes all that is due, delivered, as "identity event online" in order.
