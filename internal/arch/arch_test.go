@@ -23,6 +23,7 @@ var allowed = map[string][]string{
 	"fanout/redisbus":       {"fanout", "presence", "internal/keys"},
 	"fanout/fanouttest":     {"fanout", "presence"},
 	"auth":                  {"presence"},
+	"webhook":               {"presence"},
 	"gateway":               {"fanout", "presence", "auth"},
 	"gateway/native":        {"gateway", "fanout", "presence", "auth"},
 	"gateway/rest":          {"presence"},
@@ -32,7 +33,7 @@ var allowed = map[string][]string{
 	"internal/keys":         {"presence"},
 	"internal/testkit":      {},
 	"internal/arch":         {},
-	"cmd/rollcall":          {"auth", "client", "configs", "fanout", "fanout/redisbus", "gateway", "gateway/console", "gateway/native", "gateway/rest", "presence", "presence/redisstore", "internal/keys"},
+	"cmd/rollcall":          {"auth", "client", "configs", "fanout", "fanout/redisbus", "gateway", "gateway/console", "gateway/native", "gateway/rest", "presence", "presence/redisstore", "internal/keys", "webhook"},
 }
 
 // standardOnly are the packages that import nothing but the standard library and
