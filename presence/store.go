@@ -15,12 +15,22 @@ type Page[T any] struct {
 // UserUpdate names what to set of a user; nil keeps what is there.
 type UserUpdate struct {
 	FriendlyName, Attributes, Role *string
+	// Tell has the service's backend told of the change by webhook.
+	Tell bool
+}
+
+// Empty reports whether u sets nothing.
+func (u UserUpdate) Empty() bool {
+	return u.FriendlyName == nil && u.Attributes == nil && u.Role == nil
 }
 
 // ServiceUpdate names what to set of a service; nil keeps what is there.
 type ServiceUpdate struct {
 	Enabled *bool
 	Linger  *time.Duration // negative: the node's default
+	// Webhooks and Debounce are told to the partitions; see redisstore.UpdateService.
+	Webhooks *WebhooksUpdate
+	Debounce *time.Duration
 	// Roles that new users and conversations get.
 	DefaultServiceRole, DefaultConversationRole, DefaultConversationCreatorRole *string
 }
@@ -75,6 +85,10 @@ type Beat struct {
 	Bindings                                int         // push bindings that ExpireBindings would see to
 	End                                     []SessionID // sessions of this node that it must end
 	Stalled                                 time.Duration
+	// Delivers is whether this node is to deliver the partition's webhooks, and
+	// Webhooks how long until there is one to deliver; negative if there is none.
+	Delivers bool
+	Webhooks time.Duration
 }
 
 // ExpireChunk bounds what one ExpireBindings removes, and what it finishes.

@@ -32,6 +32,10 @@ type TrackerOptions struct {
 	// Beat is called after each heartbeat of a partition with the state of its event
 	// counter. It must not block.
 	Beat func(p Partition, run string, seq uint64)
+	// Webhooks is called after each heartbeat of a partition: whether this node is to
+	// deliver its webhooks, and how long until there is one to deliver, negative if
+	// there is none. It must not block.
+	Webhooks func(p Partition, mine bool, next time.Duration)
 }
 
 const (
@@ -502,6 +506,9 @@ func (t *Tracker) beaten(ctx context.Context, q Partition, before opCount, b Bea
 	}
 	if t.opt.Beat != nil {
 		t.opt.Beat(q, b.Run, b.Seq)
+	}
+	if t.opt.Webhooks != nil {
+		t.opt.Webhooks(q, b.Delivers, b.Webhooks)
 	}
 	if t.opt.Ended != nil {
 		for _, s := range b.End {

@@ -31,14 +31,17 @@ import (
 // Handler is what a Bus delivers to, one call at a time.
 type Handler interface {
 	fanout.Handler
-	// Woken tells that a partition has work of a kind: WakeEnd, or one that this node
+	// Woken tells that a partition has work of a kind: WakeEnd, WakeWebhooks, or one that this node
 	// does not know and is to ignore. It does not block. A call may be lost, and is not
 	// made up for: that work is found by the next heartbeat too.
 	Woken(kind byte, p presence.Partition)
 }
 
-// WakeEnd is the kind of wake that tells that sessions of the partition are to be ended.
-const WakeEnd = 'e'
+// The kinds of wake.
+const (
+	WakeEnd      = 'e' // sessions of the partition are to be ended
+	WakeWebhooks = 'w' // webhooks of the partition are to be delivered
+)
 
 // Options tunes a Bus. The zero value is ready for use.
 type Options struct {

@@ -142,7 +142,7 @@ func (c *call) updateUser() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if update != (presence.UserUpdate{}) {
+	if !update.Empty() {
 		if u, err = c.store.UpdateUser(c.ctx, u.Key, update); err != nil {
 			return nil, err
 		}

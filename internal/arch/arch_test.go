@@ -24,6 +24,7 @@ var allowed = map[string][]string{
 	"fanout/fanouttest":     {"fanout", "presence"},
 	"auth":                  {"presence", "internal/rate"},
 	"gateway":               {"fanout", "presence", "auth", "internal/rate"},
+	"webhook":               {"presence"},
 	"gateway/native":        {"gateway", "fanout", "presence", "auth"},
 	"gateway/rest":          {"presence"},
 	"gateway/console":       {"presence"},
@@ -33,7 +34,7 @@ var allowed = map[string][]string{
 	"internal/rate":         {},
 	"internal/testkit":      {},
 	"internal/arch":         {},
-	"cmd/rollcall":          {"auth", "client", "configs", "fanout", "fanout/redisbus", "gateway", "gateway/console", "gateway/native", "gateway/rest", "presence", "presence/redisstore", "internal/keys", "internal/rate"},
+	"cmd/rollcall":          {"auth", "client", "configs", "fanout", "fanout/redisbus", "gateway", "gateway/console", "gateway/native", "gateway/rest", "presence", "presence/redisstore", "internal/keys", "internal/rate", "webhook"},
 }
 
 // standardOnly are the packages that import nothing but the standard library and

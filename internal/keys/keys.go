@@ -133,8 +133,19 @@ func (k Keys) APIKey(sid string) string { return k.Base(presence.Services) + ":k
 func (k Keys) Revocations(service string) string { return k.Service(service) + ":revocations" }
 func (k Keys) Revoked(service string) string     { return k.Service(service) + ":revoked" }
 
-// Purge is the key of the deleted services and credentials that are to be purged
-// once more.
+// DeadLetters is the key of a service's dead letters of one partition, in the order
+// of their death; Letters that of the hash from EV SID to dead letter.
+func (k Keys) DeadLetters(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":dead"
+}
+
+// Letters is described with DeadLetters.
+func (k Keys) Letters(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":letters"
+}
+
+// Purge is the key of what is left to do in the partitions: deleted services and
+// credentials that are to be purged once more, changes of webhooks to be told.
 func (k Keys) Purge() string { return k.Base(presence.Services) + ":purge" }
 
 // PartitionCount is the key that holds the number of partitions, set on first use.
@@ -160,9 +171,10 @@ func (k Keys) BindingSID(u presence.Key, t presence.PushType, address string) st
 	return fmt.Sprintf("BS%04x%x", int(k.Of(u)), h.Sum(nil)[:14])
 }
 
-// OfSID is the partition that a user or binding SID names; false if it names none.
+// OfSID is the partition that the SID of a user, a binding or an event names; false
+// if it names none.
 func (k Keys) OfSID(sid string) (presence.Partition, bool) {
-	if !presence.IsSID(sid, "US") && !presence.IsSID(sid, "BS") {
+	if !presence.IsSID(sid, "US") && !presence.IsSID(sid, "BS") && !presence.IsSID(sid, "EV") {
 		return 0, false
 	}
 	n, err := strconv.ParseUint(sid[2:6], 16, 16)

@@ -20,6 +20,16 @@
 --   :unsettled     zset  service..binding SID..type:address -> when to see to it that the binding
 --                        and what :addr says elsewhere agree, ms
 --   :cred:<CR>     set   service..binding SID
+-- and for webhooks:
+--   :hooks         hash  service, or * for the account -> version, wanted events, debounce in ms
+--   :hookdue       zset  service -> when the first of its users is due
+--   :debounce      zset  service..identity -> when its change will have lasted
+--   :hookstats     hash  what became of events outside a delivery, taken by the next claim
+--   :<IS>:due      zset  identity -> when its next attempt is due, or its claim lapses
+--   :<IS>:q:<id>   list  events owed: queued (ms), EV SID, JSON
+--   :<IS>:tries    hash  identity -> failed attempts at its first event
+--   :<IS>:dead     zset  dead letters in the order of their death
+--   :<IS>:letters  hash  EV SID -> died (us), attempts, why, then as in the list
 local base = KEYS[1]
 local clock = redis.call('TIME')
 local us = clock[1] * 1000000 + clock[2] + ARGV[1] * 1000
@@ -43,11 +53,146 @@ local function publish(msg)
   redis.call('PUBLISH', base, cjson.encode(msg))
 end
 
+-- Has every node look at the partition for work of a kind: 'e', sessions to be ended;
+-- 'w', webhooks to be delivered.
+-- It may be lost: the next heartbeat finds the work too.
+local function wake(kind)
+  local prefix, number = string.match(base, '^(.*){p(%d+)}$')
+  redis.call('PUBLISH', prefix .. 'wake', kind .. tonumber(number))
+end
+
+-- What of a service's users its backend wants to be told: any of a (added), u
+-- (updated), r (reachability changed), or -; and for how long a change must last, ms.
+local function wanted(svc)
+  local h = redis.call('HMGET', base .. ':hooks', svc, '*')
+  local kinds, window = '*', '0'
+  if h[1] then kinds, window = string.match(h[1], '^%d+ (%S+) (%d+)$') end
+  if kinds == '*' then kinds = h[2] and string.match(h[2], '^%d+ (%S+)') or '-' end
+  return kinds, tonumber(window)
+end
+
+-- The service has an event due at a time.
+local function due(svc, at)
+  local have = tonumber(redis.call('ZSCORE', base .. ':hookdue', svc) or nil)
+  if not have or have > at then
+    redis.call('ZADD', base .. ':hookdue', str(at), svc)
+    wake('w')
+  end
+end
+
+-- An event that will not be delivered any more becomes a dead letter; of those the
+-- oldest make room.
+local BURIED = 100
+local function bury(svc, item, why, tries)
+  local dead, letters = base .. ':' .. svc .. ':dead', base .. ':' .. svc .. ':letters'
+  local ev = string.match(item, '^%d+ (%S+) ')
+  redis.call('ZADD', dead, 0, string.format('%016.0f', us) .. ev)
+  redis.call('HSET', letters, ev, str(us) .. ' ' .. tries .. ' ' .. why .. ' ' .. item)
+  if redis.call('ZCARD', dead) > BURIED then
+    local oldest = redis.call('ZRANGE', dead, 0, 0)[1]
+    redis.call('ZREM', dead, oldest)
+    redis.call('HDEL', letters, string.sub(oldest, 17))
+    redis.call('HINCRBY', base .. ':hookstats', 'lost', 1)
+  end
+end
+
+-- Queues an event behind the user's others. Of too many that wait the oldest becomes
+-- a dead letter; the first RUN may be under way.
+local RUN, WAITING = 4, 100
+local function queue(svc, id, item)
+  local q = base .. ':' .. svc .. ':q:' .. id
+  local n = redis.call('RPUSH', q, item)
+  if n == 1 then
+    redis.call('ZADD', base .. ':' .. svc .. ':due', str(now), id)
+    due(svc, now)
+  elseif n > WAITING then
+    local oldest = redis.call('LINDEX', q, RUN)
+    redis.call('LREM', q, 1, oldest)
+    bury(svc, oldest, 'overflow', 0)
+    redis.call('HINCRBY', base .. ':hookstats', 'overflow', 1)
+  end
+end
+
+-- The service is due when the first of its users is.
+local function reschedule(svc)
+  local first = redis.call('ZRANGE', base .. ':' .. svc .. ':due', 0, 0, 'WITHSCORES')[2]
+  if first then
+    redis.call('ZADD', base .. ':hookdue', first, svc)
+  else
+    redis.call('ZREM', base .. ':hookdue', svc)
+  end
+end
+
+-- How long until a webhook is due, or a change has lasted: ms, -1 if there is none.
+-- busy, n: services that do not count, and how many they are.
+local function work(busy, n)
+  local first = tonumber(redis.call('ZRANGE', base .. ':debounce', 0, 0, 'WITHSCORES')[2])
+  local services = redis.call('ZRANGE', base .. ':hookdue', 0, n or 0, 'WITHSCORES')
+  for i = 1, #services, 2 do
+    if not (busy and busy[services[i]]) then
+      local at = tonumber(services[i + 1])
+      if not first or at < first then first = at end
+      break
+    end
+  end
+  return first and math.max(0, math.ceil(first - now)) or -1
+end
+
+-- Queues what the backend is to be told of a user, one item for each request: what
+-- holds any of a (the user was added), p (its profile changed) and r (its
+-- reachability did). A change of reachability is put off until it has lasted for the
+-- debounce window; one that goes back to what was last told is never told.
+-- origin: SDK or API.   lasted: the window is over
+local function owe(svc, id, what, cause, origin, lasted)
+  local kinds, window = wanted(svc)
+  local u = ukey(svc, id)
+  local f = redis.call('HMGET', u, 'told', 'online', 'epoch', 'notifiable', 'nepoch', 'rev', 'sid', 'last_online',
+    'friendly_name', 'attributes', 'role', 'created', 'updated', 'pending')
+  local before, at = nil, str(now)
+  if string.find(what, 'r', 1, true) then
+    local state = string.format('%s %s %s %s', f[2] or '-', f[3] or '-', f[4] or '-', f[5] or '-')
+    local rev, told = string.match(f[1] or '', '^(%d+) (.*)$')
+    if window > 0 and not lasted and string.find(kinds, '[ur]') then
+      what = string.gsub(what, 'r', '')
+      if told == state then
+        redis.call('ZREM', base .. ':debounce', svc .. id)
+      else
+        redis.call('HSET', u, 'pending', at .. ' ' .. cause)
+        redis.call('ZADD', base .. ':debounce', str(now + window), svc .. id)
+        wake('w')
+      end
+    elseif lasted and told == state then
+      return
+    else
+      if lasted and f[14] then at, cause = string.match(f[14], '^(%d+) (.*)$') end
+      redis.call('HSET', u, 'told', f[6] .. ' ' .. state)
+      before = rev
+    end
+  end
+  local function push(kind)
+    local item = {k = kind, i = id, u = f[7], v = f[6], c = cause, t = at, x = cause == 'operator' and 'API' or origin, o = f[2] or nil, e = f[3] or nil,
+      n = f[4] or nil, ne = f[5] or nil, l = f[8] or nil, b = before}
+    if kind ~= 'r' then
+      item.f, item.a, item.r, item.cr, item.up = f[9] or nil, f[10] or nil, f[11] or nil, f[12] or nil, f[13] or nil
+      if string.find(what, 'p', 1, true) then item.p = '1' end
+    end
+    local ev = string.format('EV%04x%014x%014x', tonumber(string.match(base, '{p(%d+)}$')), us,
+      redis.call('HINCRBY', base .. ':seq', 'hooks', 1))
+    queue(svc, id, str(now) .. ' ' .. ev .. ' ' .. cjson.encode(item))
+  end
+  local function wants(event, any) return string.find(kinds, event, 1, true) and string.find(what, any) end
+  if wants('a', 'a') then push('a') end
+  if wants('u', '[pr]') then push('u') end
+  if wants('r', 'r') then push('r') end
+end
+
 -- Gives the user a revision above its last and above floor, and publishes its
 -- recorded state. mask holds the reasons; profile values go with their reason.
 -- cause: connect, switch, end, operator, linger, lease, create, update, register_push,
 -- unregister_push or push_expired.
-local function emit(svc, id, mask, floor, cause)
+-- origin: SDK (the default) or API, told to the backend; with '' it hears of neither
+-- creation nor profile. added: the user was just created.
+local function emit(svc, id, mask, floor, cause, origin, added)
   local u = ukey(svc, id)
   local f = redis.call('HMGET', u, 'sid', 'rev', 'epoch', 'nepoch', 'online', 'notifiable', 'last_online', 'friendly_name', 'attributes')
   local rev = str(math.max((tonumber(f[2]) or 0) + 1, now, floor + 1))
@@ -57,13 +202,9 @@ local function emit(svc, id, mask, floor, cause)
   if mask % 8 >= 4 then msg.f = f[8] or nil end
   if mask % 16 >= 8 then msg.a = f[9] or nil end
   publish(msg)
-end
-
--- Has every node look at the partition for work of a kind: 'e', sessions to be ended.
--- It may be lost: the next heartbeat finds the work too.
-local function wake(kind)
-  local prefix, number = string.match(base, '^(.*){p(%d+)}$')
-  redis.call('PUBLISH', prefix .. 'wake', kind .. tonumber(number))
+  local what = mask % 4 > 0 and 'r' or ''
+  if origin ~= '' and (added or mask >= 4) then what = what .. (added and 'a' or 'p') end
+  if what ~= '' then owe(svc, id, what, cause, origin or 'SDK') end
 end
 
 -- Has the nodes that hold a user's sessions end them, and forgets the sessions.

@@ -1,7 +1,7 @@
 -- Deletes users of a deleted service in one partition, with their bindings; nodes are
 -- told to end its sessions.
 -- ARGV[2]  service   ARGV[3]  at most so many users and bindings
--- Reply: 1 if users are left
+-- Reply: 1 if anything is left
 local svc, left = ARGV[2], tonumber(ARGV[3])
 local live = false
 local users, sids = base .. ':' .. svc .. ':users', base .. ':' .. svc .. ':sids'
@@ -19,11 +19,21 @@ for _, member in ipairs(redis.call('ZRANGE', users, 0, left - 1)) do
     end
     redis.call('DEL', ukey(svc, id))
     redis.call('ZREM', base .. ':linger', svc .. id)
+    redis.call('ZREM', base .. ':debounce', svc .. id)
     redis.call('HDEL', sids, sid)
   end
   redis.call('ZREM', users, member)
 end
+-- webhooks owed
+local owed = base .. ':' .. svc .. ':due'
+for _, id in ipairs(redis.call('ZRANGE', owed, 0, ARGV[3] - 1)) do
+  redis.call('DEL', base .. ':' .. svc .. ':q:' .. id)
+  redis.call('ZREM', owed, id)
+end
+redis.call('DEL', base .. ':' .. svc .. ':tries', base .. ':' .. svc .. ':dead', base .. ':' .. svc .. ':letters')
+redis.call('HDEL', base .. ':hooks', svc)
+redis.call('ZREM', base .. ':hookdue', svc)
 if live then wake('e') end
-if redis.call('EXISTS', users) == 1 then return 1 end
+if math.max(redis.call('EXISTS', users), redis.call('EXISTS', owed)) == 1 then return 1 end
 redis.call('UNLINK', base .. ':' .. svc .. ':addr')
 return 0

@@ -29,7 +29,7 @@ for i = 5, #ARGV, 8 do
     elseif f[1] ~= '1' then
       redis.call('HSET', u, 'online', '1')
     end
-    if mask > 0 or created then emit(svc, id, mask, floor, cause) end
+    if mask > 0 or created then emit(svc, id, mask, floor, cause, 'SDK', created) end
     reply[#reply + 1] = mask
   end
 end

@@ -112,16 +112,21 @@ func (s *Store) Beat(ctx context.Context, ps []presence.Partition, n presence.No
 
 // pipeline runs a script on each partition, loading it where Redis has lost it.
 func (s *Store) pipeline(ctx context.Context, script *redis.Script, ps []presence.Partition, args []any) []*redis.Cmd {
+	return s.pipelined(ctx, script, ps, func(int) []any { return args })
+}
+
+// pipelined is pipeline with arguments for each partition.
+func (s *Store) pipelined(ctx context.Context, script *redis.Script, ps []presence.Partition, args func(i int) []any) []*redis.Cmd {
 	cmds := make([]*redis.Cmd, len(ps))
 	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for i, p := range ps {
-			cmds[i] = script.EvalSha(ctx, pipe, []string{s.keys.Base(p)}, args...)
+			cmds[i] = script.EvalSha(ctx, pipe, []string{s.keys.Base(p)}, args(i)...)
 		}
 		return nil
 	})
 	for i, c := range cmds {
 		if redis.HasErrorPrefix(c.Err(), "NOSCRIPT") {
-			cmds[i] = script.Run(ctx, s.client, []string{s.keys.Base(ps[i])}, args...)
+			cmds[i] = script.Run(ctx, s.client, []string{s.keys.Base(ps[i])}, args(i)...)
 		}
 	}
 	return cmds
@@ -129,7 +134,7 @@ func (s *Store) pipeline(ctx context.Context, script *redis.Script, ps []presenc
 
 func beat(reply any) (presence.Beat, bool) {
 	list, ok := reply.([]any)
-	if !ok || len(list) < 9 {
+	if !ok || len(list) < 11 {
 		return presence.Beat{}, false
 	}
 	var b presence.Beat
@@ -144,7 +149,7 @@ func beat(reply any) (presence.Beat, bool) {
 	if b.Seq, err = strconv.ParseUint(seq, 10, 64); err != nil {
 		return b, false
 	}
-	var n [7]int64
+	var n [9]int64
 	for i := range n {
 		if n[i], ok = list[2+i].(int64); !ok {
 			return b, false
@@ -153,7 +158,8 @@ func beat(reply any) (presence.Beat, bool) {
 	b.Ops, b.Reaped, b.OfflineByLease, b.OfflineByLinger, b.Due = n[0], int(n[1]), int(n[2]), int(n[3]), int(n[4])
 	b.Stalled = time.Duration(n[5]) * time.Millisecond
 	b.Bindings = int(n[6])
-	for _, v := range list[9:] {
+	b.Delivers, b.Webhooks = n[7] == 1, time.Duration(n[8])*time.Millisecond
+	for _, v := range list[11:] {
 		id, ok := v.(string)
 		if !ok {
 			return b, false

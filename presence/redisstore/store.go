@@ -6,11 +6,12 @@ package redisstore
 import (
 	"context"
 	"crypto/rand"
-	_ "embed"
+	"embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,93 +21,55 @@ import (
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
-var (
-	//go:embed lib.lua
-	lib string
-	//go:embed register.lua
-	registerLua string
-	//go:embed end.lua
-	endLua string
-	//go:embed beat.lua
-	beatLua string
-	//go:embed leave.lua
-	leaveLua string
-	//go:embed user_write.lua
-	userWriteLua string
-	//go:embed user_delete.lua
-	userDeleteLua string
-	//go:embed purge.lua
-	purgeLua string
-	//go:embed service_write.lua
-	serviceWriteLua string
-	//go:embed service_delete.lua
-	serviceDeleteLua string
-	//go:embed service_restore.lua
-	serviceRestoreLua string
-	//go:embed account_write.lua
-	accountWriteLua string
-	//go:embed role_stock.lua
-	roleStockLua string
-	//go:embed role_write.lua
-	roleWriteLua string
-	//go:embed role_delete.lua
-	roleDeleteLua string
-	//go:embed access.lua
-	accessLua string
-	//go:embed key_write.lua
-	keyWriteLua string
-	//go:embed key_delete.lua
-	keyDeleteLua string
-	//go:embed revoke.lua
-	revokeLua string
-	//go:embed access_read.lua
-	accessReadLua string
-	//go:embed access_restore.lua
-	accessRestoreLua string
-	//go:embed notifications_write.lua
-	notificationsWriteLua string
-	//go:embed service_beat.lua
-	serviceBeatLua string
-	//go:embed bind.lua
-	bindLua string
-	//go:embed unbind.lua
-	unbindLua string
-	//go:embed bindings_due.lua
-	bindingsDueLua string
-	//go:embed address.lua
-	addressLua string
-	//go:embed credential_write.lua
-	credentialWriteLua string
-	//go:embed credential_delete.lua
-	credentialDeleteLua string
+//go:embed *.lua
+var sources embed.FS
 
-	registerScript           = redis.NewScript(lib + registerLua)
-	endScript                = redis.NewScript(lib + endLua)
-	beatScript               = redis.NewScript(lib + beatLua)
-	leaveScript              = redis.NewScript(lib + leaveLua)
-	userWriteScript          = redis.NewScript(lib + userWriteLua)
-	userDeleteScript         = redis.NewScript(lib + userDeleteLua)
-	purgeScript              = redis.NewScript(lib + purgeLua)
-	serviceWriteScript       = redis.NewScript(lib + serviceWriteLua)
-	serviceDeleteScript      = redis.NewScript(lib + serviceDeleteLua)
-	serviceRestoreScript     = redis.NewScript(lib + serviceRestoreLua)
-	serviceBeatScript        = redis.NewScript(lib + serviceBeatLua)
-	bindScript               = redis.NewScript(lib + bindLua)
-	unbindScript             = redis.NewScript(lib + unbindLua)
-	bindingsDueScript        = redis.NewScript(lib + bindingsDueLua)
-	addressScript            = redis.NewScript(lib + addressLua)
-	credentialWriteScript    = redis.NewScript(lib + credentialWriteLua)
-	credentialDeleteScript   = redis.NewScript(lib + credentialDeleteLua)
-	accountWriteScript       = redis.NewScript(lib + accountWriteLua)
-	roleStockScript          = redis.NewScript(lib + roleStockLua)
-	roleWriteScript          = redis.NewScript(lib + roleWriteLua)
-	roleDeleteScript         = redis.NewScript(lib + roleDeleteLua)
-	keyWriteScript           = redis.NewScript(lib + accessLua + keyWriteLua)
-	keyDeleteScript          = redis.NewScript(lib + accessLua + keyDeleteLua)
-	revokeScript             = redis.NewScript(lib + accessLua + revokeLua)
-	accessReadScript         = redis.NewScript(lib + accessLua + accessReadLua)
-	accessRestoreScript      = redis.NewScript(lib + accessLua + accessRestoreLua)
-	notificationsWriteScript = redis.NewScript(lib + notificationsWriteLua)
+// script joins lib.lua and the named files.
+func script(names ...string) *redis.Script {
+	var text strings.Builder
+	for _, name := range append([]string{"lib"}, names...) {
+		b, err := sources.ReadFile(name + ".lua")
+		if err != nil {
+			panic(err) // a misspelt name
+		}
+		text.Write(b)
+	}
+	return redis.NewScript(text.String())
+}
+
+var (
+	accessReadScript         = script("access", "access_read")
+	accessRestoreScript      = script("access", "access_restore")
+	accountHooksScript       = script("account_hooks")
+	accountWriteScript       = script("account_write")
+	addressScript            = script("address")
+	beatScript               = script("beat")
+	bindScript               = script("bind")
+	bindingsDueScript        = script("bindings_due")
+	credentialDeleteScript   = script("credential_delete")
+	credentialWriteScript    = script("credential_write")
+	endScript                = script("end")
+	hookClaimScript          = script("hook_claim")
+	hookReplayScript         = script("hook_replay")
+	hookSetScript            = script("hook_set")
+	hookSettleScript         = script("hook_settle")
+	keyDeleteScript          = script("access", "key_delete")
+	keyWriteScript           = script("access", "key_write")
+	leaveScript              = script("leave")
+	notificationsWriteScript = script("notifications_write")
+	purgeScript              = script("purge")
+	registerScript           = script("register")
+	revokeScript             = script("access", "revoke")
+	roleDeleteScript         = script("role_delete")
+	roleStockScript          = script("role_stock")
+	roleWriteScript          = script("role_write")
+	serviceBeatScript        = script("service_beat")
+	serviceDeleteScript      = script("service_delete")
+	serviceRestoreScript     = script("service_restore")
+	serviceWriteScript       = script("service_write")
+	unbindScript             = script("unbind")
+	userDeleteScript         = script("user_delete")
+	userWriteScript          = script("user_write")
 )
 
 // Options tunes a Store. The zero value is ready for use.

@@ -9,6 +9,7 @@ local live = expel(svc, id)
 for _, sid in ipairs(redis.call('HKEYS', bkey(svc, id))) do unbind(svc, id, sid) end
 redis.call('DEL', u)
 redis.call('ZREM', base .. ':linger', svc .. id)
+redis.call('ZREM', base .. ':debounce', svc .. id)
 redis.call('ZREM', base .. ':' .. svc .. ':users', string.format('%016.0f', tonumber(f[2])) .. f[1])
 redis.call('HDEL', base .. ':' .. svc .. ':sids', f[1])
 local rev = math.max((tonumber(f[3]) or 0) + 1, now, floor + 1)

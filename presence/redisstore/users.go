@@ -45,17 +45,21 @@ func (s *Store) write(ctx context.Context, mode string, k presence.Key, u presen
 	if err != nil {
 		return presence.User{}, err
 	}
-	return s.writeUser(ctx, mode, k, service, u)
+	origin := ""
+	if u.Tell {
+		origin = "API"
+	}
+	return s.writeUser(ctx, mode, k, service, u, origin)
 }
 
 // EnsureUser implements presence.Store.
 func (s *Store) EnsureUser(ctx context.Context, k presence.Key, service presence.Service) (presence.User, error) {
-	return s.writeUser(ctx, "ensure", k, service, presence.UserUpdate{})
+	return s.writeUser(ctx, "ensure", k, service, presence.UserUpdate{}, "SDK")
 }
 
-func (s *Store) writeUser(ctx context.Context, mode string, k presence.Key, service presence.Service, u presence.UserUpdate) (presence.User, error) {
+func (s *Store) writeUser(ctx context.Context, mode string, k presence.Key, service presence.Service, u presence.UserUpdate, origin string) (presence.User, error) {
 	p := s.Partition(k)
-	args := []any{mode, k.Service, k.Identity, newSID(keys.SIDPrefix(p)), service.DefaultServiceRole, service.Rev}
+	args := []any{mode, k.Service, k.Identity, newSID(keys.SIDPrefix(p)), service.DefaultServiceRole, service.Rev, origin}
 	for _, f := range []struct {
 		name  string
 		value *string
