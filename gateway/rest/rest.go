@@ -50,8 +50,8 @@ type Default interface {
 // Users is what the API needs of the stored users.
 type Users interface {
 	CreateUser(ctx context.Context, k presence.Key, u presence.UserUpdate) (presence.User, error)
-	User(ctx context.Context, k presence.Key) (presence.User, error)
-	UserBySID(ctx context.Context, service, sid string) (presence.User, error)
+	// User returns the user of a service that has the SID or identity, and the service.
+	User(ctx context.Context, service, name string) (presence.Service, presence.User, error)
 	ListUsers(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.User], error)
 	UpdateUser(ctx context.Context, k presence.Key, u presence.UserUpdate) (presence.User, error)
 	DeleteUser(ctx context.Context, k presence.Key) error

@@ -9,7 +9,7 @@ for _, member in ipairs(redis.call('ZRANGE', users, 0, ARGV[3] - 1)) do
   local sid = string.sub(member, 17)
   local id = redis.call('HGET', sids, sid)
   if id then
-    live = expel(svc, id) or live
+    live = expel(svc, id, '') > 0 or live
     redis.call('DEL', ukey(svc, id))
     redis.call('ZREM', base .. ':linger', svc .. id)
     redis.call('HDEL', sids, sid)
@@ -17,4 +17,8 @@ for _, member in ipairs(redis.call('ZRANGE', users, 0, ARGV[3] - 1)) do
   redis.call('ZREM', users, member)
 end
 if live then wake('e') end
-return redis.call('EXISTS', users)
+local left = redis.call('EXISTS', users)
+if left == 0 then
+  redis.call('DEL', base .. ':' .. svc .. ':online', base .. ':' .. svc .. ':offline', base .. ':' .. svc .. ':gone')
+end
+return left

@@ -37,6 +37,12 @@ var (
 	userDeleteLua string
 	//go:embed purge.lua
 	purgeLua string
+	//go:embed user_by_sid.lua
+	userBySIDLua string
+	//go:embed session_end.lua
+	sessionEndLua string
+	//go:embed changes.lua
+	changesLua string
 	//go:embed service_write.lua
 	serviceWriteLua string
 	//go:embed service_delete.lua
@@ -55,6 +61,9 @@ var (
 	userWriteScript      = redis.NewScript(lib + userWriteLua)
 	userDeleteScript     = redis.NewScript(lib + userDeleteLua)
 	purgeScript          = redis.NewScript(lib + purgeLua)
+	userBySIDScript      = redis.NewScript(lib + userBySIDLua)
+	sessionEndScript     = redis.NewScript(lib + sessionEndLua)
+	changesScript        = redis.NewScript(lib + changesLua)
 	serviceWriteScript   = redis.NewScript(lib + serviceWriteLua)
 	serviceDeleteScript  = redis.NewScript(lib + serviceDeleteLua)
 	serviceRestoreScript = redis.NewScript(lib + serviceRestoreLua)
