@@ -67,6 +67,7 @@ type Config struct {
 	MaxConnections int `key:"max_connections"`
 	AcceptRate     int `key:"accept_rate"` // connections a second
 	AcceptBurst    int `key:"accept_burst"`
+	MaxStreams     int `key:"max_streams"`
 
 	// Limits of a user.
 	MaxIdentity   Bytes `key:"max_identity"`
@@ -99,6 +100,7 @@ func Default() Config {
 		MaxConnections:   50000,
 		AcceptRate:       1000,
 		AcceptBurst:      2000,
+		MaxStreams:       1000,
 		MaxIdentity:      256,
 		MaxAttributes:    presence.DefaultAttributes,
 		LogLevel:         "info",

@@ -182,6 +182,7 @@ func (c *Config) validateLimits(p *problems) {
 	between(p, "max_connections", c.MaxConnections, 1, 10*million)
 	between(p, "accept_rate", c.AcceptRate, 1, million)
 	between(p, "accept_burst", c.AcceptBurst, 1, million)
+	between(p, "max_streams", c.MaxStreams, 1, million)
 	between(p, "max_identity", c.MaxIdentity, 1, presence.MaxIdentity)
 	between(p, "max_attributes", c.MaxAttributes, 2, presence.MaxAttributes)
 	if c.MailboxBytes < 2*c.MaxAttributes {

@@ -35,11 +35,18 @@ var operations = []operation{
 	{"FetchServiceUser", get, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusOK, (*call).fetchUser},
 	{"UpdateServiceUser", post, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusOK, (*call).updateUser},
 	{"DeleteServiceUser", del, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusNoContent, (*call).deleteUser},
+	{"ListServiceUserSession", get, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Sessions", http.StatusOK, (*call).listSessions},
+	{"DeleteServiceUserSessions", del, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Sessions", http.StatusNoContent, (*call).endAllSessions},
+	{"DeleteServiceUserSession", del, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Sessions/{SessionId}", http.StatusNoContent, (*call).endSession},
 	{"CreateUser", post, "/v1/Users", http.StatusCreated, (*call).createUser},
 	{"ListUser", get, "/v1/Users", http.StatusOK, (*call).listUsers},
 	{"FetchUser", get, "/v1/Users/{Sid}", http.StatusOK, (*call).fetchUser},
 	{"UpdateUser", post, "/v1/Users/{Sid}", http.StatusOK, (*call).updateUser},
 	{"DeleteUser", del, "/v1/Users/{Sid}", http.StatusNoContent, (*call).deleteUser},
+
+	{"ListPresence", get, "/v1/Services/{ChatServiceSid}/Presence", http.StatusOK, (*call).readPresence},
+	{"ListPresenceChange", get, "/v1/Services/{ChatServiceSid}/Presence/Changes", http.StatusOK, (*call).listChanges},
+	{"StreamPresenceEvents", get, "/v1/Services/{ChatServiceSid}/Presence/Events", http.StatusOK, (*call).streamEvents},
 }
 
 const (
@@ -62,6 +69,9 @@ func (op operation) statuses() []int {
 	}
 	if op.method == post {
 		all = append(all, http.StatusConflict, http.StatusRequestEntityTooLarge)
+	}
+	if strings.Contains(op.pattern, "/Presence/") {
+		all = append(all, http.StatusGone)
 	}
 	if op.method == del {
 		all = append(all, http.StatusConflict)
