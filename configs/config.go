@@ -67,6 +67,7 @@ type Config struct {
 	MaxConnections int `key:"max_connections"`
 	AcceptRate     int `key:"accept_rate"` // connections a second
 	AcceptBurst    int `key:"accept_burst"`
+	MaxStreams     int `key:"max_streams"`
 
 	// Limits of the REST API.
 	RESTRate        int           `key:"rest_rate"` // requests a second of a credential
@@ -107,6 +108,7 @@ func Default() Config {
 		MaxConnections:   50000,
 		AcceptRate:       1000,
 		AcceptBurst:      2000,
+		MaxStreams:       1000,
 		RESTRate:         2000,
 		RESTBurst:        4000,
 		AddressRate:      2000,

@@ -90,7 +90,7 @@ func New(opt Options) (*Server, error) {
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       60 * time.Second,
-		MaxHeaderBytes:    16 << 10,
+		MaxHeaderBytes:    64 << 10, // a query may name 500 users
 		ConnState:         s.connState,
 		ErrorLog:          quiet,
 	}

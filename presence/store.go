@@ -53,6 +53,12 @@ type Ended struct {
 	Service Service
 }
 
+// UserSession is a live session of a user and the node that holds it.
+type UserSession struct {
+	ID   SessionID
+	Node NodeID
+}
+
 // Outcome is what registering or ending one session did.
 type Outcome uint8
 

@@ -114,12 +114,14 @@ type node struct {
 	key     auth.Key
 	// published is fed by the heartbeats.
 	published published
+	// draining is closed when the drain begins.
+	draining chan struct{}
 }
 
 func newNode(id presence.NodeID, cfg configs.Config, client redis.UniversalClient, store *redisstore.Store, reg prometheus.Registerer, log *zap.Logger) *node {
 	n := &node{
-		store: store,
-		key:   auth.Key{SID: cfg.APIKeySID, Secret: string(cfg.APIKeySecret), Account: cfg.AccountSID},
+		store: store, draining: make(chan struct{}),
+		key: auth.Key{SID: cfg.APIKeySID, Secret: string(cfg.APIKeySecret), Account: cfg.AccountSID},
 	}
 	n.keyring = auth.NewKeyring(auth.StaticKeys{cfg.APIKeySID: n.key}, store, auth.KeyringOptions{
 		Every: cfg.Heartbeat, Metrics: reg, Withdrawn: func() {
@@ -208,7 +210,10 @@ func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log 
 		Presence: n.tracker, Services: n.dir, Hub: n.hub, Tokens: n.tokens, Push: n.store,
 		Sockets: map[string]gateway.Protocol{"/v1/connect": native.Protocol{}},
 		Routes: map[string]http.Handler{
-			"/v1":      rest.New(n.store, n.guard, rest.Options{Origin: origin, Client: proxies.Household, MaxIdentity: int(cfg.MaxIdentity), MaxAttributes: int(cfg.MaxAttributes), Log: log, Metrics: reg}),
+			"/v1": rest.New(n.store, n.guard, rest.Options{
+				Origin: origin, Client: proxies.Household, MaxIdentity: int(cfg.MaxIdentity), MaxAttributes: int(cfg.MaxAttributes),
+				MaxStreams: cfg.MaxStreams, Draining: n.draining, Log: log, Metrics: reg,
+			}),
 			"/console": page,
 		},
 		Origins: cfg.AllowedOrigins, Proxies: proxies, TLSCert: cfg.TLSCert, TLSKey: cfg.TLSKey,
@@ -288,6 +293,7 @@ func (n *node) run(ctx context.Context, cfg configs.Config, public, admin net.Li
 			served <- err
 		case <-ctx.Done():
 			log.Info("draining", zap.Int("sessions", n.server.Sessions()), zap.Duration("within", cfg.DrainTimeout))
+			close(n.draining)
 			drain, cancel := context.WithTimeout(parts, cfg.DrainTimeout)
 			n.server.Shutdown(drain)
 			cancel()

@@ -343,7 +343,7 @@ func TestReadsWhatTheStorePublishes(t *testing.T) {
 			if err := step.do(); err != nil {
 				t.Fatalf("%s, %q: %v", step.what, identity, err)
 			}
-			want, err := store.User(ctx, k)
+			_, want, err := store.User(ctx, k.Service, k.Identity)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -359,7 +359,7 @@ func TestReadsWhatTheStorePublishes(t *testing.T) {
 				t.Errorf("%s, %q: read %+v (-want +got):\n%s", step.what, identity, got, diff)
 			}
 		}
-		was, err := store.User(ctx, k)
+		_, was, err := store.User(ctx, k.Service, k.Identity)
 		if err != nil {
 			t.Fatal(err)
 		}

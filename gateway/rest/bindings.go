@@ -73,7 +73,7 @@ func (c *call) listBindings() (any, error) {
 		}
 		f.Types = append(f.Types, t)
 	}
-	return c.bindings(s, f, "BindingType", "Identity")
+	return c.bindings(s, f)
 }
 
 // twilsock is a type of binding that there is none of here: connected clients are
@@ -90,11 +90,11 @@ func pushType(name string) (presence.PushType, error) {
 	return "", errBindingType
 }
 
-// bindings lists those that pass; page URLs carry the parameters named.
-func (c *call) bindings(s presence.Service, f presence.BindingFilter, parameters ...string) (any, error) {
+// bindings lists those that pass.
+func (c *call) bindings(s presence.Service, f presence.BindingFilter) (any, error) {
 	return list(c, "bindings", maxBindingPage, func(cursor string, limit int) (presence.Page[presence.Binding], error) {
 		return c.store.ListBindings(c.ctx, s.SID, f, cursor, limit)
-	}, c.showBinding, parameters...)
+	}, c.showBinding)
 }
 
 func (c *call) listUserBindings() (any, error) {

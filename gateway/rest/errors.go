@@ -82,6 +82,14 @@ var (
 	errWhatToRevoke       = invalid("Identity or IssuedBefore must be given, or both")
 	errIssuedBefore       = invalid("IssuedBefore must be a time of the last 24 hours, such as 2026-11-22T15:04:05Z")
 
+	errPresenceOf     = invalid("Either Identity, at least one, or Online=true must be given")
+	errManyIdentities = invalid("Too many identities: at most 500 in a request")
+	errLimit          = invalid("Limit must be a whole number of at least 1")
+	errCursor         = invalid("Cursor is not valid: it must come from an answer or an event of this service")
+	errCursorGone     = failed(http.StatusGone, 20410, "What changed since this cursor is not known any more: read everything again, without a cursor")
+	errManyStreams    = failed(http.StatusServiceUnavailable, 20503, "This node has as many event streams as it may have: try again shortly")
+	errDraining       = failed(http.StatusServiceUnavailable, 20503, "This node is about to stop: try again shortly")
+
 	errForbidden   = failed(http.StatusForbidden, 20403, "Forbidden")
 	errTooMany     = failed(http.StatusTooManyRequests, 20429, "Too Many Requests")
 	errInternal    = failed(http.StatusInternalServerError, 20500, "Internal Server Error")
@@ -109,6 +117,8 @@ func (c *call) errorOf(err error) *Error {
 		return errTooManyKeys
 	case errors.Is(err, presence.ErrTooManyRevocations):
 		return errTooManyRevocations
+	case errors.Is(err, presence.ErrPlaceGone):
+		return errCursorGone
 	}
 	switch presence.KindOf(err) {
 	case presence.KindNotFound:

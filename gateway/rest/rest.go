@@ -46,8 +46,8 @@ type Services interface {
 // Users is what the API needs of the stored users.
 type Users interface {
 	CreateUser(ctx context.Context, k presence.Key, u presence.UserUpdate) (presence.User, error)
-	User(ctx context.Context, k presence.Key) (presence.User, error)
-	UserBySID(ctx context.Context, service, sid string) (presence.User, error)
+	// User returns the user of a service that has the SID or identity, and the service.
+	User(ctx context.Context, service, name string) (presence.Service, presence.User, error)
 	ListUsers(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.User], error)
 	UpdateUser(ctx context.Context, k presence.Key, u presence.UserUpdate) (presence.User, error)
 	DeleteUser(ctx context.Context, k presence.Key) error
@@ -64,6 +64,8 @@ type Store interface {
 	PushCredentials
 	Keys
 	Revocations
+	Presence
+	Sessions
 }
 
 // Options tunes the API. The zero value is ready for use.
@@ -84,6 +86,11 @@ type Options struct {
 	// Timeout bounds a request's work on the store; past it the answer is 503.
 	// Default 8s, below the 10s after which the helper libraries give up.
 	Timeout time.Duration
+	// MaxStreams is how many event streams the node serves at a time. Default 1000.
+	MaxStreams int
+	// Draining, if set, is closed when the node is about to stop: event streams end, and
+	// no other begins.
+	Draining <-chan struct{}
 	// Log gets a line for each change made (who, what, which resource) and for each
 	// request that fails on our side; never secrets, names or attributes. May be nil.
 	Log *zap.Logger
@@ -113,7 +120,14 @@ func New(store Store, credentials Credentials, opt Options) http.Handler {
 	if opt.Log == nil {
 		opt.Log = zap.NewNop()
 	}
-	return &api{store: store, credentials: credentials, opt: opt, metrics: newMetrics(opt.Metrics)}
+	if opt.MaxStreams == 0 {
+		opt.MaxStreams = 1000
+	}
+	m := newMetrics(opt.Metrics)
+	return &api{
+		store: store, credentials: credentials, opt: opt, metrics: m,
+		feeds: &feeds{store: store, max: opt.MaxStreams, draining: opt.Draining, metrics: m, of: map[string]*feed{}},
+	}
 }
 
 func requestOrigin(r *http.Request) string {
@@ -133,6 +147,7 @@ type api struct {
 	credentials Credentials
 	opt         Options
 	metrics     *metrics
+	feeds       *feeds
 }
 
 // call is one request on its way through an operation.
@@ -173,6 +188,10 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	a.metrics.observe(op.name, status, time.Since(start))
+	if run, ok := body.(stream); ok {
+		run(w)
+		return
+	}
 	if status == http.StatusNoContent {
 		w.WriteHeader(status)
 		return
@@ -256,6 +275,7 @@ func links(base string, paths map[string]string) map[string]string {
 type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	streamMetrics
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -267,6 +287,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "rollcall_rest_request_seconds", Help: "Time from a REST request's header to its answer, by operation.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10},
 		}, []string{"operation"}),
+		streamMetrics: newStreamMetrics(reg),
 	}
 	if reg != nil {
 		reg.MustRegister(m.requests, m.seconds)

@@ -58,6 +58,9 @@ var operations = []operation{
 	{"DeleteServiceUser", del, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusNoContent, (*call).deleteUser},
 	{"CreateServiceUserBinding", post, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Bindings", http.StatusCreated, (*call).createBinding},
 	{"ListServiceUserBinding", get, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Bindings", http.StatusOK, (*call).listUserBindings},
+	{"ListServiceUserSession", get, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Sessions", http.StatusOK, (*call).listSessions},
+	{"DeleteServiceUserSessions", del, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Sessions", http.StatusNoContent, (*call).endAllSessions},
+	{"DeleteServiceUserSession", del, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Sessions/{SessionId}", http.StatusNoContent, (*call).endSession},
 	{"CreateUser", post, "/v1/Users", http.StatusCreated, (*call).createUser},
 	{"ListUser", get, "/v1/Users", http.StatusOK, (*call).listUsers},
 	{"FetchUser", get, "/v1/Users/{Sid}", http.StatusOK, (*call).fetchUser},
@@ -72,6 +75,10 @@ var operations = []operation{
 	{"FetchCredential", get, "/v1/Credentials/{Sid}", http.StatusOK, (*call).fetchCredential},
 	{"UpdateCredential", post, "/v1/Credentials/{Sid}", http.StatusOK, (*call).updateCredential},
 	{"DeleteCredential", del, "/v1/Credentials/{Sid}", http.StatusNoContent, (*call).deleteCredential},
+
+	{"ListPresence", get, "/v1/Services/{ChatServiceSid}/Presence", http.StatusOK, (*call).readPresence},
+	{"ListPresenceChange", get, "/v1/Services/{ChatServiceSid}/Presence/Changes", http.StatusOK, (*call).listChanges},
+	{"StreamPresenceEvents", get, "/v1/Services/{ChatServiceSid}/Presence/Events", http.StatusOK, (*call).streamEvents},
 }
 
 const (
@@ -97,6 +104,9 @@ func (op operation) statuses() []int {
 	}
 	if strings.HasPrefix(op.pattern, "/v1/Keys") {
 		all = append(all, http.StatusForbidden)
+	}
+	if strings.Contains(op.pattern, "/Presence/") {
+		all = append(all, http.StatusGone)
 	}
 	if op.method == del {
 		all = append(all, http.StatusConflict)

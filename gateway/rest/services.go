@@ -36,15 +36,9 @@ func (c *call) showService(s presence.Service) any {
 // service is the service that the request is about: the one its path names, else
 // the default one.
 func (c *call) service() (presence.Service, error) {
-	sid, named := c.vars["ChatServiceSid"]
-	if !named {
-		var err error
-		if sid, err = c.store.DefaultService(c.ctx); err != nil {
-			return presence.Service{}, err
-		}
-	}
-	if !presence.IsSID(sid, "IS") {
-		return presence.Service{}, presence.ErrNoService
+	sid, err := c.serviceSID()
+	if err != nil {
+		return presence.Service{}, err
 	}
 	return c.store.Service(c.ctx, sid)
 }
@@ -56,6 +50,18 @@ func (c *call) base(service string) string {
 		return "/v1/Services/" + service
 	}
 	return "/v1"
+}
+
+// serviceSID is the SID of the service that the request is about.
+func (c *call) serviceSID() (string, error) {
+	sid, named := c.vars["ChatServiceSid"]
+	if !named {
+		return c.store.DefaultService(c.ctx)
+	}
+	if !presence.IsSID(sid, "IS") {
+		return "", presence.ErrNoService
+	}
+	return sid, nil
 }
 
 func (c *call) createService() (any, error) {

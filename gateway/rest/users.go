@@ -108,21 +108,14 @@ func (c *call) listUsers() (any, error) {
 
 // user is the user that the request is about, by SID or identity, and its service.
 func (c *call) user() (presence.Service, presence.User, error) {
-	s, err := c.service()
+	sid, err := c.serviceSID()
 	if err != nil {
-		return s, presence.User{}, err
+		return presence.Service{}, presence.User{}, err
 	}
-	name := c.vars["Sid"]
-	var u presence.User
-	switch {
-	case presence.IsSID(name, "US"):
-		u, err = c.store.UserBySID(c.ctx, s.SID, name)
-	case presence.CheckIdentity(name) != nil:
-		err = presence.ErrNoUser
-	default:
-		u, err = c.store.User(c.ctx, presence.Key{Service: s.SID, Identity: name})
+	if presence.CheckIdentity(c.vars["Sid"]) != nil {
+		return presence.Service{}, presence.User{}, presence.ErrNoUser
 	}
-	return s, u, err
+	return c.store.User(c.ctx, sid, c.vars["Sid"])
 }
 
 func (c *call) fetchUser() (any, error) {

@@ -69,6 +69,15 @@ func (k Keys) SIDs(p presence.Partition, service string) string {
 	return k.Base(p) + ":" + service + ":sids"
 }
 
+// Online is the key of a service's users of one partition who are recorded online,
+// by the stamp of their last change.
+func (k Keys) Online(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":online"
+}
+
+// Seq is the key of a partition's counters.
+func (k Keys) Seq(p presence.Partition) string { return k.Base(p) + ":seq" }
+
 // NodeSessions is the key of the set of sessions that a node holds in a partition.
 func (k Keys) NodeSessions(p presence.Partition, n presence.NodeID) string {
 	return k.Base(p) + ":node:" + string(n)

@@ -231,6 +231,35 @@ func (m *Model) Leave(now time.Time, n presence.NodeID, q presence.Partition, ha
 	delete(p.ops, n)
 }
 
+// EndSessions is the operator ending a session of a user, or all where id is "".
+func (m *Model) EndSessions(k presence.Key, service presence.Service, id presence.SessionID) (ended int, out []Transition) {
+	p := m.part(m.Partition(k))
+	u := m.users[k]
+	if u == nil {
+		return 0, nil
+	}
+	for s, n := range u.sessions {
+		if id == "" || id == s {
+			m.expel(p, u, n, s)
+			ended++
+		}
+	}
+	if (ended > 0 || id == "") && m.orphan(k) {
+		delete(p.linger, k)
+		if service.Enabled {
+			u.epoch = max(u.epoch, service.Epoch)
+		}
+		out = []Transition{m.offline(k)}
+	}
+	return ended, out
+}
+
+func (m *Model) expel(p *partition, u *user, n presence.NodeID, s presence.SessionID) {
+	delete(u.sessions, s)
+	delete(p.held[n], s)
+	set(p.end, n, s, true)
+}
+
 // Delete is the deletion of a user.
 func (m *Model) Delete(k presence.Key) []Transition {
 	p := m.part(m.Partition(k))
@@ -239,8 +268,7 @@ func (m *Model) Delete(k presence.Key) []Transition {
 		return nil
 	}
 	for s, n := range u.sessions {
-		delete(p.held[n], s)
-		set(p.end, n, s, true)
+		m.expel(p, u, n, s)
 	}
 	for a := range u.bindings {
 		delete(m.owner, a)

@@ -36,13 +36,18 @@ type Store interface {
 	BeatServices(context.Context) (run string, seq uint64, err error)
 	RestoreService(ctx context.Context, s presence.Service, run string) (presence.Service, error)
 	CreateUser(context.Context, presence.Key, presence.UserUpdate) (presence.User, error)
-	User(context.Context, presence.Key) (presence.User, error)
-	UserBySID(ctx context.Context, service, sid string) (presence.User, error)
+	User(ctx context.Context, service, name string) (presence.Service, presence.User, error)
 	ListUsers(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.User], error)
 	UpdateUser(context.Context, presence.Key, presence.UserUpdate) (presence.User, error)
 	DeleteUser(context.Context, presence.Key) error
 	ReadUsers(context.Context, []presence.Key) ([]presence.User, error)
 	CountSessions(context.Context, []presence.Key) ([]int, error)
+	UserSessions(context.Context, presence.Key) ([]presence.UserSession, error)
+	EndSessions(context.Context, presence.Key, presence.Service, presence.SessionID) (int, error)
+	Presence(ctx context.Context, service string, identities []string) (presence.Service, []presence.User, error)
+	OnlineUsers(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.User], int64, error)
+	Moment(context.Context) (presence.Moment, error)
+	Changes(ctx context.Context, s presence.Service, from presence.Place, limit int, m presence.Moment) (presence.Changes, error)
 }
 
 // Harness is a fresh store under test. Its lease is Lease, its stall Stall.
@@ -100,6 +105,11 @@ func Run(t *testing.T, open func(*testing.T) *Harness) {
 		{"Credentials", credentials},
 		{"ConcurrentMoves", concurrentMoves},
 		{"Model", model},
+		{"EndSessions", endSessions},
+		{"Presence", presenceOfMany},
+		{"OnlineUsers", onlineUsers},
+		{"Places", places},
+		{"Changes", changes},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
 	}
@@ -523,11 +533,11 @@ func deleteUser(t *testing.T, h *Harness) {
 	if err := w.Store.DeleteUser(w.ctx, w.key("ada")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Store.User(w.ctx, w.key("ada")); !errors.Is(err, presence.ErrNoUser) {
+	if _, _, err := w.Store.User(w.ctx, w.service.SID, "ada"); !errors.Is(err, presence.ErrNoUser) {
 		t.Errorf("User after deletion: %v; want ErrNoUser", err)
 	}
-	if _, err := w.Store.UserBySID(w.ctx, w.service.SID, sid); !errors.Is(err, presence.ErrNoUser) {
-		t.Errorf("UserBySID after deletion: %v; want ErrNoUser", err)
+	if _, _, err := w.Store.User(w.ctx, w.service.SID, sid); !errors.Is(err, presence.ErrNoUser) {
+		t.Errorf("User by SID after deletion: %v; want ErrNoUser", err)
 	}
 	if b := w.beat("n1", "ada"); !slices.Equal(b.End, []presence.SessionID{sessionID(1)}) {
 		t.Errorf("sessions to end = %v; want the one of the deleted user", b.End)
@@ -644,7 +654,7 @@ func tenancy(t *testing.T, h *Harness) {
 		}
 	}
 	b.wantOnline("other service", "ada", presence.Null)
-	if _, err := b.Store.UserBySID(b.ctx, b.service.SID, a.view("ada").SID); !errors.Is(err, presence.ErrNoUser) {
+	if _, _, err := b.Store.User(b.ctx, b.service.SID, a.view("ada").SID); !errors.Is(err, presence.ErrNoUser) {
 		t.Errorf("SID of another service's user: %v; want ErrNoUser", err)
 	}
 	if err := b.Store.DeleteUser(b.ctx, b.key("ada")); !errors.Is(err, presence.ErrNoUser) {
@@ -715,7 +725,7 @@ func hostileIdentities(t *testing.T, h *Harness) {
 		if len(events) != 1 || events[0].User.Identity != identity {
 			t.Errorf("published for %q: %+v", identity, events)
 		}
-		u := must(w.Store.UserBySID(w.ctx, w.service.SID, w.view(identity).SID))(t)
+		u := must(must3(w.Store.User(w.ctx, w.service.SID, w.view(identity).SID)))(t)
 		if u.Identity != identity || w.view(identity).Online != presence.True {
 			t.Errorf("user %q reads as %q, online %v", identity, u.Identity, w.view(identity).Online)
 		}
@@ -762,7 +772,7 @@ func profile(t *testing.T, h *Harness) {
 		t.Errorf("an update that changes nothing: revision %d; want %d", u3.Rev, u2.Rev)
 	}
 	w.register("n1", "ada", 1)
-	if u4 := must(w.Store.User(w.ctx, w.key("ada")))(t); !u4.Updated.Equal(u2.Updated) {
+	if u4 := must(must3(w.Store.User(w.ctx, w.service.SID, "ada")))(t); !u4.Updated.Equal(u2.Updated) {
 		t.Errorf("presence moved the date of update")
 	}
 	ghost := presence.Key{Service: "IS00000000000000000000000000000000", Identity: "x"}
@@ -939,6 +949,15 @@ func model(t *testing.T, h *Harness) {
 				}
 				check("delete credential", want)
 				credential = must(w.Store.CreateCredential(w.ctx, "AC0", presence.PushFCM, presence.CredentialUpdate{}))(t).SID
+			},
+			"end sessions": func(rt *rapid.T) {
+				n, id := node.Draw(rt, "node"), identity.Draw(rt, "identity")
+				s := rapid.SampledFrom([]presence.SessionID{"", sessionOf(n, id, session.Draw(rt, "session"))}).Draw(rt, "which")
+				want, out := m.EndSessions(w.key(id), known[n], s)
+				if got := must(h.Store.EndSessions(w.ctx, w.key(id), known[n], s))(t); got != want {
+					rt.Fatalf("EndSessions(%s, %q) = %d; want %d", id, s, got, want)
+				}
+				check("end sessions", out)
 			},
 			"flip": func(rt *rapid.T) { w.flip(rapid.Bool().Draw(rt, "on")) },
 			"hear": func(rt *rapid.T) { known[node.Draw(rt, "node")] = w.service },

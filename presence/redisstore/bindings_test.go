@@ -112,7 +112,7 @@ func TestBindingCrash(t *testing.T) {
 		}
 		for i := 1; i <= users; i++ {
 			id := fmt.Sprint("user", i)
-			u, err := h.Store.User(ctx, key(id))
+			_, u, err := h.Store.User(ctx, key(id).Service, id)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -3,7 +3,8 @@
 -- ARGV[1]  offset in ms added to the clock (0 outside tests)
 --
 -- Keys below the base (all in one slot; spelt in internal/keys too):
---   :seq           hash  run, n (events published), rev (highest of a deleted user), beat (ms of the last heartbeat)
+--   :seq           hash  run, n (events published), rev (highest of a deleted user), beat (ms of the last heartbeat),
+--                        stamp (of the last change)
 --   :nodes         zset  node -> lease deadline, ms
 --   :ops           hash  node -> operations of that node, gone when it was reaped
 --   :node:<node>   set   session..service..identity
@@ -30,6 +31,10 @@
 --   :<IS>:tries    hash  identity -> failed attempts at its first event
 --   :<IS>:dead     zset  dead letters in the order of their death
 --   :<IS>:letters  hash  EV SID -> died (us), attempts, why, then as in the list
+-- and for the change log, with each user in one of the three; a stamp is in us and
+-- grows with each change of the partition:
+--   :<IS>:online, :<IS>:offline   zset  identity -> stamp of the last change, by the recorded state
+--   :<IS>:gone                    zset  identity -> stamp of the deletion
 local base = KEYS[1]
 local clock = redis.call('TIME')
 local us = clock[1] * 1000000 + clock[2] + ARGV[1] * 1000
@@ -51,6 +56,33 @@ local function publish(msg)
   msg.r = run
   msg.q = str(redis.call('HINCRBY', seq, 'n', 1))
   redis.call('PUBLISH', base, cjson.encode(msg))
+end
+
+-- The stamp of a change: never below what the clock was before, so that a reader who
+-- has all stamps below a time that the clock has reached has missed none.
+local function newstamp()
+  local seq = base .. ':seq'
+  local stamp = str(math.max((tonumber(redis.call('HGET', seq, 'stamp')) or 0) + 1, us))
+  redis.call('HSET', seq, 'stamp', stamp)
+  return stamp
+end
+
+-- Notes in the change log that the user changed; online: its recorded state is '1'.
+local function record(svc, id, online)
+  local s = base .. ':' .. svc
+  redis.call('ZADD', s .. (online and ':online' or ':offline'), newstamp(), id)
+  redis.call('ZREM', s .. (online and ':offline' or ':online'), id)
+end
+
+-- Notes that the user was deleted. This is forgotten after KEEP seconds.
+local KEEP = 8 * 86400
+local function forget(svc, id)
+  local s = base .. ':' .. svc
+  redis.call('ZREM', s .. ':online', id)
+  redis.call('ZREM', s .. ':offline', id)
+  redis.call('ZADD', s .. ':gone', newstamp(), id)
+  redis.call('ZREMRANGEBYSCORE', s .. ':gone', '-inf', str(us - KEEP * 1000000))
+  redis.call('EXPIRE', s .. ':gone', KEEP)
 end
 
 -- Has every node look at the partition for work of a kind: 'e', sessions to be ended;
@@ -201,29 +233,35 @@ local function emit(svc, id, mask, floor, cause, origin, added)
     n = f[6] or nil, l = f[7] or nil, m = mask}
   if mask % 8 >= 4 then msg.f = f[8] or nil end
   if mask % 16 >= 8 then msg.a = f[9] or nil end
+  record(svc, id, f[5] == '1')
   publish(msg)
   local what = mask % 4 > 0 and 'r' or ''
   if origin ~= '' and (added or mask >= 4) then what = what .. (added and 'a' or 'p') end
   if what ~= '' then owe(svc, id, what, cause, origin or 'SDK') end
 end
 
--- Has the nodes that hold a user's sessions end them, and forgets the sessions.
--- True if there was any.
-local function expel(svc, id)
+-- Has the nodes that hold a user's sessions, or the one session that is named, end
+-- them, and forgets the sessions. Returns how many.
+local function expel(svc, id, only)
   local on = onkey(svc, id)
-  local sessions = redis.call('HGETALL', on)
+  local sessions, ended = redis.call('HGETALL', on), 0
   for i = 1, #sessions, 2 do
-    redis.call('SREM', base .. ':node:' .. sessions[i + 1], sessions[i] .. svc .. id)
-    redis.call('SADD', base .. ':end:' .. sessions[i + 1], sessions[i])
+    local session, node = sessions[i], sessions[i + 1]
+    if only == '' or only == session then
+      redis.call('HDEL', on, session)
+      redis.call('SREM', base .. ':node:' .. node, session .. svc .. id)
+      redis.call('SADD', base .. ':end:' .. node, session)
+      ended = ended + 1
+    end
   end
-  redis.call('DEL', on)
-  return #sessions > 0
+  return ended
 end
 
 local function create(svc, id, sid, role)
   redis.call('HSET', ukey(svc, id), 'sid', sid, 'role', role, 'attributes', '{}', 'created', str(us), 'updated', str(now))
   redis.call('ZADD', base .. ':' .. svc .. ':users', 0, string.format('%016.0f', us) .. sid)
   redis.call('HSET', base .. ':' .. svc .. ':sids', sid, id)
+  redis.call('ZREM', base .. ':' .. svc .. ':gone', id)
   -- a user made again goes on above the revision its predecessor ended with
   return tonumber(redis.call('HGET', base .. ':seq', 'rev')) or 0
 end

@@ -11,7 +11,7 @@ for _, member in ipairs(redis.call('ZRANGE', users, 0, left - 1)) do
   local sid = string.sub(member, 17)
   local id = redis.call('HGET', sids, sid)
   if id then
-    live = expel(svc, id) or live
+    live = expel(svc, id, '') > 0 or live
     for _, binding in ipairs(redis.call('HKEYS', bkey(svc, id))) do
       -- nothing to settle: all addresses of the service go
       redis.call('ZREM', base .. ':unsettled', svc .. binding .. unbind(svc, id, binding))
@@ -35,5 +35,6 @@ redis.call('HDEL', base .. ':hooks', svc)
 redis.call('ZREM', base .. ':hookdue', svc)
 if live then wake('e') end
 if math.max(redis.call('EXISTS', users), redis.call('EXISTS', owed)) == 1 then return 1 end
-redis.call('UNLINK', base .. ':' .. svc .. ':addr')
+local s = base .. ':' .. svc
+redis.call('UNLINK', s .. ':addr', s .. ':online', s .. ':offline', s .. ':gone')
 return 0

@@ -70,6 +70,9 @@ var (
 	unbindScript             = script("unbind")
 	userDeleteScript         = script("user_delete")
 	userWriteScript          = script("user_write")
+	userBySIDScript          = script("user_by_sid")
+	sessionEndScript         = script("session_end")
+	changesScript            = script("changes")
 )
 
 // Options tunes a Store. The zero value is ready for use.

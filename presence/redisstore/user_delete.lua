@@ -5,7 +5,7 @@ local svc, id, floor = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local u = ukey(svc, id)
 local f = redis.call('HMGET', u, 'sid', 'created', 'rev')
 if not f[1] then return 0 end
-local live = expel(svc, id)
+local live = expel(svc, id, '') > 0
 for _, sid in ipairs(redis.call('HKEYS', bkey(svc, id))) do unbind(svc, id, sid) end
 redis.call('DEL', u)
 redis.call('ZREM', base .. ':linger', svc .. id)
@@ -14,6 +14,7 @@ redis.call('ZREM', base .. ':' .. svc .. ':users', string.format('%016.0f', tonu
 redis.call('HDEL', base .. ':' .. svc .. ':sids', f[1])
 local rev = math.max((tonumber(f[3]) or 0) + 1, now, floor + 1)
 if rev > (tonumber(redis.call('HGET', base .. ':seq', 'rev')) or 0) then redis.call('HSET', base .. ':seq', 'rev', str(rev)) end
+forget(svc, id)
 publish({s = svc, i = id, v = str(rev), d = 1, m = 0})
 if live then wake('e') end
 return 1

@@ -233,7 +233,7 @@ func owed(service, item string) presence.Owed {
 // becomes a dead letter. The answers are in order; an error is one partition's.
 func (s *Store) SettleWebhooks(ctx context.Context, ps []presence.Partition, lists [][]presence.Settled, keep time.Duration) ([]presence.Settling, []error) {
 	settled, errs := make([]presence.Settling, len(ps)), make([]error, len(ps))
-	for i, reply := range s.pipelined(ctx, hookSettleScript, ps, func(i int) []any { return s.settleArgs(lists[i], keep) }) {
+	for i, reply := range s.pipelineEach(ctx, hookSettleScript, ps, func(i int) []any { return s.settleArgs(lists[i], keep) }) {
 		v, err := reply.Result()
 		if err != nil {
 			errs[i] = unavailable("settle webhooks", err)

@@ -197,7 +197,7 @@ func TestWebhooksOfProfiles(t *testing.T) {
 			t.Fatalf("claimed %+v; want one event", c)
 		}
 		e := c.Users[0].Events[0]
-		u, err := o.User(t.Context(), o.key("ada"))
+		_, u, err := o.User(t.Context(), o.key("ada").Service, "ada")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -360,7 +360,7 @@ func TestWebhooksBounds(t *testing.T) {
 			} else {
 				o.offline("ada")
 			}
-			u, err := o.User(t.Context(), o.key("ada"))
+			_, u, err := o.User(t.Context(), o.key("ada").Service, "ada")
 			if err != nil {
 				t.Fatal(err)
 			}
