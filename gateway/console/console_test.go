@@ -241,6 +241,13 @@ func TestEndpointsNeedCredentials(t *testing.T) {
 			t.Errorf("%s: WWW-Authenticate is sent; a browser would open its own dialogue", r.URL)
 		}
 	}
+	busy := get("/console/api/services/" + service + "/settings")
+	busy.SetBasicAuth("ACbusy", "right")
+	res := do(h, busy)
+	problem(t, res, 429, 20429)
+	if res.Header.Get("Retry-After") != "2" {
+		t.Errorf("locked out: Retry-After = %q; want 2", res.Header.Get("Retry-After"))
+	}
 	if len(b.calls) != 0 {
 		t.Errorf("without credentials the calls %v were made; want none", b.calls)
 	}

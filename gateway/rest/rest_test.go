@@ -47,6 +47,7 @@ type fixture struct {
 	mini    *miniredis.Miniredis // nil on a real redis-server
 	store   *redisstore.Store
 	server  *httptest.Server
+	keyring *auth.Keyring
 	logs    *observer.ObservedLogs
 	metrics *prometheus.Registry
 	twilio  *twilio.RestClient // every answer it gets is checked, see transport
@@ -87,15 +88,21 @@ func serve(t testing.TB, client redis.UniversalClient, opt rest.Options) *fixtur
 	}
 	core, logs := observer.New(zapcore.DebugLevel)
 	f.logs, opt.Log, opt.Metrics = logs, zap.New(core), f.metrics
-	f.server = httptest.NewServer(rest.New(f.store, credentials(), opt))
+	f.keyring = auth.NewKeyring(auth.StaticKeys{keySID: {SID: keySID, Secret: secret, Account: account}}, f.store, auth.KeyringOptions{})
+	f.server = httptest.NewServer(rest.New(f.store, guard(f.keyring, auth.GuardOptions{Failures: 1000, Credential: plenty, Address: plenty}), opt))
 	t.Cleanup(f.server.Close)
 	f.twilio = f.client(account, authTok)
 	return f
 }
 
+var plenty = rate.Limit{PerSecond: 1e6, Burst: 1e6}
+
+func guard(keys auth.Keys, opt auth.GuardOptions) *auth.Guard {
+	return auth.NewGuard(auth.Basic{Account: account, Token: authTok, Keys: keys}, opt)
+}
+
 func credentials() *auth.Guard {
-	return auth.NewGuard(auth.Basic{Account: account, Token: authTok, Keys: auth.StaticKeys{keySID: {SID: keySID, Secret: secret, Account: account}}},
-		auth.GuardOptions{Failures: 1000, Credential: rate.Limit{PerSecond: 1e6, Burst: 1e6}, Address: rate.Limit{PerSecond: 1e6, Burst: 1e6}})
+	return guard(auth.StaticKeys{keySID: {SID: keySID, Secret: secret, Account: account}}, auth.GuardOptions{Credential: plenty, Address: plenty})
 }
 
 // client is the unmodified helper library, led here by its transport.

@@ -27,27 +27,32 @@ type resources struct {
 
 // eachStore runs a test on miniredis and on a real redis-server.
 func eachStore(t *testing.T, test func(*testing.T, resources)) {
-	run := func(t *testing.T, c *redis.Client) {
-		r := resources{client: c, offset: new(atomic.Int64)}
-		r.Store = redisstore.New(c, redisstore.Options{Partitions: 2, Offset: r.offset})
-		if err := r.Init(t.Context(), account); err != nil {
-			t.Fatal(err)
-		}
-		var err error
-		if r.service, err = r.DefaultService(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		test(t, r)
-	}
 	t.Run("miniredis", func(t *testing.T) {
 		_, c := testkit.Mini(t)
-		run(t, c)
+		test(t, openResources(t, c))
 	})
-	t.Run("redis", func(t *testing.T) {
-		c := testkit.Redis(t).Client()
-		t.Cleanup(func() { _ = c.Close() })
-		run(t, c)
-	})
+	t.Run("redis", func(t *testing.T) { test(t, realResources(t)) })
+}
+
+func realResources(t *testing.T) resources {
+	t.Helper()
+	c := testkit.Redis(t).Client()
+	t.Cleanup(func() { _ = c.Close() })
+	return openResources(t, c)
+}
+
+func openResources(t *testing.T, c *redis.Client) resources {
+	t.Helper()
+	r := resources{client: c, offset: new(atomic.Int64)}
+	r.Store = redisstore.New(c, redisstore.Options{Partitions: 2, Offset: r.offset})
+	if err := r.Init(t.Context(), account); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if r.service, err = r.DefaultService(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 func (r resources) advance(d time.Duration) { r.offset.Add(d.Milliseconds()) }
@@ -206,33 +211,33 @@ func TestRevocations(t *testing.T) {
 	})
 }
 
+// On a real server only: miniredis takes half a minute over as many.
 func TestRevocationLimit(t *testing.T) {
-	eachStore(t, func(t *testing.T, r resources) {
-		ctx := t.Context()
-		const some = 2500 // several reads' worth
-		for i := range some {
-			if _, err := r.Revoke(ctx, r.service, fmt.Sprint("user", i), time.Time{}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		c := r.read(t, presence.AccessMark{})
-		if len(c.Revocations) != some || c.Revocations[some-1].Identity != fmt.Sprint("user", some-1) {
-			t.Errorf("read %d; want %d in order", len(c.Revocations), some)
-		}
-		fill := make([]redis.Z, 0, presence.MaxRevocations)
-		for i := range presence.MaxRevocations - some {
-			fill = append(fill, redis.Z{Member: fmt.Sprintf("%016d%s%s", time.Now().UnixMicro(), r.service, fmt.Sprintf("RV%032x", i))})
-		}
-		if err := r.client.ZAdd(ctx, r.Keys().Base(presence.Services)+":revocations", fill...).Err(); err != nil {
+	r := realResources(t)
+	ctx := t.Context()
+	const some = 2500 // several reads' worth
+	for i := range some {
+		if _, err := r.Revoke(ctx, r.service, fmt.Sprint("user", i), time.Time{}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.Revoke(ctx, r.service, "one more", time.Time{}); !errors.Is(err, presence.ErrTooManyRevocations) {
-			t.Errorf("a revocation too many = %v; want ErrTooManyRevocations", err)
-		}
-		if _, err := r.Revoke(ctx, r.service, "user1", time.Time{}); err != nil {
-			t.Errorf("one that is there already, again = %v; want nil", err)
-		}
-	})
+	}
+	c := r.read(t, presence.AccessMark{})
+	if len(c.Revocations) != some || c.Revocations[some-1].Identity != fmt.Sprint("user", some-1) {
+		t.Errorf("read %d; want %d in order", len(c.Revocations), some)
+	}
+	fill := make([]redis.Z, 0, presence.MaxRevocations)
+	for i := range presence.MaxRevocations - some {
+		fill = append(fill, redis.Z{Member: fmt.Sprintf("%016d%s%s", time.Now().UnixMicro(), r.service, fmt.Sprintf("RV%032x", i))})
+	}
+	if err := r.client.ZAdd(ctx, r.Keys().Base(presence.Services)+":revocations", fill...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Revoke(ctx, r.service, "one more", time.Time{}); !errors.Is(err, presence.ErrTooManyRevocations) {
+		t.Errorf("a revocation too many = %v; want ErrTooManyRevocations", err)
+	}
+	if _, err := r.Revoke(ctx, r.service, "user1", time.Time{}); err != nil {
+		t.Errorf("one that is there already, again = %v; want nil", err)
+	}
 }
 
 func TestAccessLost(t *testing.T) {
