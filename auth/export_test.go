@@ -6,3 +6,10 @@ func (g *Guard) Visitors() int {
 	defer g.mu.Unlock()
 	return len(g.visitors)
 }
+
+// Credentials is how many credentials' rates are remembered.
+func (g *Guard) Credentials() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.credentials)
+}

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -51,7 +52,7 @@ type Guard struct {
 	visitors    map[netip.Addr]*visitor
 	others      visitor // all addresses beyond opt.Addresses
 	swept       time.Duration
-	credentials map[string]*rate.Bucket // of good ones only, so there are not many
+	credentials map[string]*rate.Bucket // of good ones only
 }
 
 // visitor is what is known of an address. Times are since Guard.start.
@@ -115,12 +116,16 @@ func (g *Guard) Admit(from netip.Addr, user, password string) (account string, e
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	now := time.Since(g.start)
 	b := g.credentials[user]
 	if b == nil {
+		if len(g.credentials) > presence.MaxAPIKeys+1 { // some are of keys that are gone
+			maps.DeleteFunc(g.credentials, func(_ string, b *rate.Bucket) bool { return b.Full(now) })
+		}
 		b = &rate.Bucket{}
 		g.credentials[user] = b
 	}
-	if wait, ok := b.Take(time.Since(g.start), g.opt.Credential); !ok {
+	if wait, ok := b.Take(now, g.opt.Credential); !ok {
 		return "", g.limited(refusedCredentialRate, wait)
 	}
 	return account, nil

@@ -3,6 +3,7 @@ package auth_test
 import (
 	"errors"
 	"net/netip"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -166,6 +167,29 @@ func TestGuardAddresses(t *testing.T) {
 		time.Sleep(11 * time.Second)
 		if _, err := g.Admit(a, account, "tok"); err != nil || g.Visitors() != 1 {
 			t.Errorf("a newcomer when all is quiet = %v, %d remembered; want it let in, and the quiet forgotten", err, g.Visitors())
+		}
+	})
+}
+
+// many are more keys than there ever are at a time.
+type many struct{}
+
+func (many) Key(sid string) (auth.Key, bool) {
+	return auth.Key{SID: sid, Secret: "s", Account: account}, true
+}
+
+// The rates of keys that came and went are forgotten.
+func TestGuardForgetsKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := auth.NewGuard(auth.Basic{Keys: many{}}, auth.GuardOptions{})
+		for i := range 3 * presence.MaxAPIKeys {
+			if _, err := g.Admit(home, "SK"+strconv.Itoa(i), "s"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if n := g.Credentials(); n > presence.MaxAPIKeys+2 {
+			t.Errorf("%d remembered; want at most %d", n, presence.MaxAPIKeys+2)
 		}
 	})
 }

@@ -7,7 +7,14 @@
 -- A stamp is 16 digits of us and grows with each revocation.
 local function stamped(n) return string.format('%016.0f', n) end
 
-local function changed() publish({s = 'access'}) end
+-- Tells the nodes. It is not counted among the services' events, after which nodes
+-- read their services again: keys and revocations have counters of their own.
+local function changed()
+  local seq = base .. ':seq'
+  redis.call('HSETNX', seq, 'run', str(us))
+  local at = redis.call('HMGET', seq, 'run', 'n')
+  redis.call('PUBLISH', base, cjson.encode({r = at[1], q = at[2] or '0', s = 'access'}))
+end
 
 -- Drops revocations that are no longer needed, some at a time.
 local function trim(life)

@@ -1,6 +1,8 @@
 -- Creates or updates a service; on the partition-like slot of the services, whose
 -- base is KEYS[1]. Keys below it: :<IS> the service, :all creation order, :default
--- the default service's SID, :seq run and n as in a partition.
+-- the default service's SID, :seq run and n as in a partition, :account the account's
+-- configuration, :<IS>:roles creation order of its roles, :<IS>:role:<RL> one of them,
+-- :<IS>:notifications its push settings; for keys and revocations see access.lua.
 -- ARGV[2]  create, default or update   ARGV[3]  SID
 -- then pairs: field, value; enabled is 1 or 0; hook_* and debounce are about webhooks
 -- Reply: the service's hash as HGETALL (for 'default' that of the default service,
