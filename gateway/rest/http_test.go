@@ -374,6 +374,12 @@ func FuzzRequest(f *testing.F) {
 		{"DELETE", "/v1/Users/%00", ""},
 		{"GET", "/v1/Users?Page=1&PageToken=PTYTAwMDE", ""},
 		{"PUT", "/%76%31//..", ";"},
+		{"POST", "/v1/Roles", "FriendlyName=a&Type=service&Permission=b&Permission=c"},
+		{"GET", "/v1/Services/" + fix.service + "/Roles?PageSize=2", ""},
+		{"POST", "/v1/Configuration", "DefaultInactiveTimer=P1Y2M3DT4H5M6.7S&DefaultClosedTimer="},
+		{"POST", "/v1/Services/" + fix.service + "/Configuration/Notifications", "NewMessage.WithMedia.Template=x&LogEnabled=true"},
+		{"POST", "/v1/Services/" + fix.service + "/Revocations", "Identity=a%00b&IssuedBefore=2026-11-22T15:04:05.5%2B01:00"},
+		{"POST", "/v1/Keys", "FriendlyName=a"},
 	} {
 		f.Add(seed[0], seed[1], seed[2])
 	}
