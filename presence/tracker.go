@@ -381,6 +381,18 @@ func (t *Tracker) serviceChanged(was, is Service, exists bool) {
 	}
 }
 
+// Wake has a partition served out of turn if sessions of it are held here: some of
+// them are to be ended. It does not block.
+func (t *Tracker) Wake(q Partition) {
+	p := &t.parts[q]
+	p.mu.Lock()
+	holds := len(p.held) > 0
+	p.mu.Unlock()
+	if holds {
+		t.serveSoon(q)
+	}
+}
+
 func (t *Tracker) serveSoon(q Partition) {
 	p := &t.parts[q]
 	p.mu.Lock()

@@ -388,6 +388,10 @@ func TestEndedByOperator(t *testing.T) {
 		if ended := c.endedSince(); !slices.Contains(ended, sid(1)) {
 			t.Errorf("ended = %v; want the deleted user's session", ended)
 		}
+		n.Wake(0)
+		if ended := c.endedSince(); !slices.Contains(ended, sid(1)) {
+			t.Errorf("ended = %v at once after a wake; want the session that is still held", ended)
+		}
 		c.close(n, ada, 1, presence.EndClean)
 		c.open(n, ada, 2)
 		c.endedSince()
@@ -398,6 +402,25 @@ func TestEndedByOperator(t *testing.T) {
 		}
 		if _, err := n.Open(t.Context(), ada, sid(3)); !errors.Is(err, presence.ErrNoService) {
 			t.Errorf("Open in a deleted service = %v; want ErrNoService", err)
+		}
+	})
+}
+
+// A node that holds no session of a partition has nothing to do there.
+func TestWakeWithoutSessions(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n, _ := c.node("n1")
+		before := n.Stats().Beats
+		n.Wake(0)
+		synctest.Wait()
+		if got := n.Stats().Beats; got != before {
+			t.Errorf("%d heartbeats for a wake; want none", got-before)
+		}
+		c.open(n, ada, 1)
+		n.Wake(0)
+		synctest.Wait()
+		if got := n.Stats().Beats; got != before+1 {
+			t.Errorf("%d heartbeats for a wake with a session held; want 1", got-before)
 		}
 	})
 }

@@ -146,6 +146,12 @@ func (d deliver) Resync(p presence.Partition) {
 	d.hub.Resync(p)
 }
 
+func (d deliver) Woken(kind byte, p presence.Partition) {
+	if kind == redisbus.WakeEnd {
+		d.tracker.Wake(p)
+	}
+}
+
 func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log *zap.Logger) gateway.Options {
 	proxies := gateway.Proxies(cfg.TrustedProxies)
 	origin := proxies.Origin

@@ -124,6 +124,10 @@ func (k Keys) PartitionCount() string { return k.Base(presence.Services) + ":par
 // Node is the key of a node's information, and its own channel.
 func (k Keys) Node(n presence.NodeID) string { return k.Prefix + "node:" + string(n) }
 
+// Wake is the channel on which nodes are told that a partition has work for them:
+// a letter for the kind of work and the partition's number.
+func (k Keys) Wake() string { return k.Prefix + "wake" }
+
 // SIDPrefix is how the SIDs of a partition's users begin.
 func SIDPrefix(p presence.Partition) string { return fmt.Sprintf("US%04x", int(p)) }
 

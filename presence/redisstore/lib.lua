@@ -59,6 +59,26 @@ local function emit(svc, id, mask, floor, cause)
   publish(msg)
 end
 
+-- Has every node look at the partition for work of a kind: 'e', sessions to be ended.
+-- It may be lost: the next heartbeat finds the work too.
+local function wake(kind)
+  local prefix, number = string.match(base, '^(.*){p(%d+)}$')
+  redis.call('PUBLISH', prefix .. 'wake', kind .. tonumber(number))
+end
+
+-- Has the nodes that hold a user's sessions end them, and forgets the sessions.
+-- True if there was any.
+local function expel(svc, id)
+  local on = onkey(svc, id)
+  local sessions = redis.call('HGETALL', on)
+  for i = 1, #sessions, 2 do
+    redis.call('SREM', base .. ':node:' .. sessions[i + 1], sessions[i] .. svc .. id)
+    redis.call('SADD', base .. ':end:' .. sessions[i + 1], sessions[i])
+  end
+  redis.call('DEL', on)
+  return #sessions > 0
+end
+
 local function create(svc, id, sid, role)
   redis.call('HSET', ukey(svc, id), 'sid', sid, 'role', role, 'attributes', '{}', 'created', str(us), 'updated', str(now))
   redis.call('ZADD', base .. ':' .. svc .. ':users', 0, string.format('%016.0f', us) .. sid)
