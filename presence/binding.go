@@ -58,7 +58,7 @@ type Registration struct {
 	Type         PushType
 	Address      string        // 1 to MaxAddress bytes
 	Credential   string        // CR SID of a credential of that type; "" for none
-	MessageTypes []string      // of MessageTypes; nil for all
+	MessageTypes []string      // of MessageTypes; empty for all
 	Life         time.Duration // MinBindingLife to MaxBindingLife; 0 for MaxBindingLife
 }
 

@@ -247,6 +247,12 @@ func bindingLimits(t *testing.T, h *Harness) {
 	w.bind("bob", "a1") // what was refused is bob's still, and one of ada's moves
 	w.bind("ada", "bobs")
 	w.wantNotified("bob has another still")
+	for _, types := range [][]string{nil, {}, {"removed_from_conversation", "new_message", "added_to_conversation", "new_message"}} {
+		b := must(w.Store.Bind(w.ctx, w.key("bob"), presence.Registration{Type: presence.PushWeb, Address: "types", MessageTypes: types}))(t)
+		if diff := cmp.Diff(presence.MessageTypes(), b.MessageTypes); diff != "" {
+			t.Errorf("message types for %v (-want +got):\n%s", types, diff)
+		}
+	}
 	long := must(w.Store.Bind(w.ctx, w.key("bob"), presence.Registration{Type: presence.PushWeb, Address: strings.Repeat("é", presence.MaxAddress/2), MessageTypes: []string{"new_message"}}))(t)
 	got := must(w.Store.Binding(w.ctx, w.service.SID, long.SID))(t)
 	if diff := cmp.Diff(long, got); diff != "" {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,7 +24,7 @@ const sidLen = 34
 // address's partition, and each settles after its binding is written, so that the
 // one which lost finds that out.
 
-// Bind implements presence.Bindings. It makes four round trips, and two more for a
+// Bind implements presence.Bindings. It makes five round trips, and three more for a
 // user that the address is taken from. If it fails with KindUnavailable, to
 // repeat it finishes what was begun.
 func (s *Store) Bind(ctx context.Context, k presence.Key, r presence.Registration) (presence.Binding, error) {
@@ -34,9 +35,10 @@ func (s *Store) Bind(ctx context.Context, k presence.Key, r presence.Registratio
 	if err != nil {
 		return presence.Binding{}, err
 	}
-	if r.MessageTypes == nil {
+	if len(r.MessageTypes) == 0 {
 		r.MessageTypes = presence.MessageTypes()
 	}
+	r.MessageTypes = slices.DeleteFunc(presence.MessageTypes(), func(m string) bool { return !slices.Contains(r.MessageTypes, m) })
 	if r.Life == 0 {
 		r.Life = presence.MaxBindingLife
 	}
@@ -354,11 +356,11 @@ func (s *Store) readBindings(ctx context.Context, service string, sids []string)
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return nil, unavailable("read bindings", err)
 	}
-	texts := make([]*redis.StringCmd, len(sids))
+	values := make([]*redis.StringCmd, len(sids))
 	_, err = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for i, sid := range sids {
 			if owners[i] != nil && owners[i].Val() != "" {
-				texts[i] = pipe.HGet(ctx, s.keys.BindingsOf(presence.Key{Service: service, Identity: owners[i].Val()}), sid)
+				values[i] = pipe.HGet(ctx, s.keys.BindingsOf(presence.Key{Service: service, Identity: owners[i].Val()}), sid)
 			}
 		}
 		return nil
@@ -368,10 +370,10 @@ func (s *Store) readBindings(ctx context.Context, service string, sids []string)
 	}
 	var list []presence.Binding
 	for i, sid := range sids {
-		if texts[i] == nil || texts[i].Val() == "" {
+		if values[i] == nil || values[i].Val() == "" {
 			continue
 		}
-		b, err := bindingOf(presence.Key{Service: service, Identity: owners[i].Val()}, sid, texts[i].Val())
+		b, err := bindingOf(presence.Key{Service: service, Identity: owners[i].Val()}, sid, values[i].Val())
 		if err != nil {
 			return nil, err
 		}
@@ -446,8 +448,8 @@ func (s *Store) listBindingsOf(ctx context.Context, service string, f presence.B
 	}
 	found := map[string]presence.Binding{}
 	var members []string
-	for identity, texts := range all {
-		for sid, text := range texts.Val() {
+	for identity, hash := range all {
+		for sid, text := range hash.Val() {
 			b, err := bindingOf(presence.Key{Service: service, Identity: identity}, sid, text)
 			if err != nil {
 				return presence.Page[presence.Binding]{}, err
