@@ -1,5 +1,6 @@
 // Package auth decides who may come in: clients with access tokens (Verifier), and
-// callers of the REST API with account credentials or API keys (Basic).
+// callers of the REST API with account credentials or API keys (Basic, Guard). Keys
+// made at run time and revoked tokens are in the Keyring.
 //
 // Tokens are those that the official Twilio helper libraries make. Nothing in this
 // package logs, and no error it returns carries any part of a token or secret.
@@ -23,6 +24,13 @@ type Key struct {
 type Keys interface {
 	// Key is the key with that SID; ok is false for one unknown or withdrawn.
 	Key(sid string) (k Key, ok bool)
+}
+
+// Revoker is what Keys may be besides.
+type Revoker interface {
+	// Revoked reports whether the token that claims c was revoked. It is asked as
+	// Keys are.
+	Revoked(c Claims) bool
 }
 
 // StaticKeys are keys fixed at start, by SID.

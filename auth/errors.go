@@ -31,6 +31,7 @@ var errRefused = &presence.Error{Op: "access token refused", Kind: presence.Kind
 var (
 	errTooLong    = &Error{CodeInvalid, "Invalid Access Token", "longer than 8 KiB"}
 	errStructure  = &Error{CodeInvalid, "Invalid Access Token", "must be three base64url parts joined by dots"}
+	errRevoked    = &Error{CodeInvalid, "Invalid Access Token", "was revoked"}
 	errPayload    = &Error{CodeInvalid, "Invalid Access Token", "the payload must be a JSON object"}
 	errHeaderJSON = &Error{CodeHeader, "Invalid Access Token header", "must be a JSON object"}
 	errAlg        = &Error{CodeHeader, "Invalid Access Token header", "alg must be HS256"}

@@ -35,7 +35,13 @@ type Claims struct {
 	Account  string // AC SID
 	Service  string // IS SID
 	Identity string // fit for presence.Key
-	Expires  time.Time
+	// PushCredential is what the user's devices register for push with where they name
+	// no credential: as the token has it, "" for none. It need not exist.
+	PushCredential string
+	// Issued is when the token says that it was made: its iat, else its nbf, else the
+	// longest a token may live before it expires. In whole seconds, mostly.
+	Issued  time.Time
+	Expires time.Time
 }
 
 // Key is the user whom the token speaks for.
@@ -43,11 +49,30 @@ func (c Claims) Key() presence.Key { return presence.Key{Service: c.Service, Ide
 
 // Verifier checks access tokens. It is safe for concurrent use.
 type Verifier struct {
-	keys Keys
+	keys    Keys
+	revoker Revoker // nil where nothing is ever revoked
 }
 
-// NewVerifier returns a Verifier of tokens that were signed with one of keys.
-func NewVerifier(keys Keys) *Verifier { return &Verifier{keys: keys} }
+// NewVerifier returns a Verifier of tokens that were signed with one of keys. If
+// keys is a Revoker too, tokens that it revoked are refused.
+func NewVerifier(keys Keys) *Verifier {
+	v := &Verifier{keys: keys}
+	v.revoker, _ = keys.(Revoker)
+	return v
+}
+
+// Check tells whether what Verify once returned still holds: an *Error if the key
+// was withdrawn or the token revoked since. Of what it claims, KeySID, Service,
+// Identity and Issued are looked at.
+func (v *Verifier) Check(c Claims) error {
+	if _, ok := v.keys.Key(c.KeySID); !ok {
+		return errIssuer
+	}
+	if v.revoker != nil && v.revoker.Revoked(c) {
+		return errRevoked
+	}
+	return nil
+}
 
 // Verify returns what the token claims if all of it holds at the time now; else an
 // *Error. Claims are looked at only after the signature was found good, save iss,
@@ -77,15 +102,19 @@ func (v *Verifier) Verify(token string, now time.Time) (Claims, error) {
 	if sub := c.string("sub"); sub == "" || sub != k.Account {
 		return Claims{}, errSubject
 	}
-	expires, err := checkTimes(c, now)
+	issued, expires, err := checkTimes(c, now)
 	if err != nil {
 		return Claims{}, err
 	}
-	identity, service, err := checkGrants(c["grants"])
+	grants, err := checkGrants(c["grants"])
 	if err != nil {
 		return Claims{}, err
 	}
-	return Claims{KeySID: k.SID, Account: k.Account, Service: service, Identity: identity, Expires: expires}, nil
+	grants.KeySID, grants.Account, grants.Issued, grants.Expires = k.SID, k.Account, issued, expires
+	if v.revoker != nil && v.revoker.Revoked(grants) {
+		return Claims{}, errRevoked
+	}
+	return grants, nil
 }
 
 func split(token string) (signed string, sig, header, payload []byte, ok bool) {
@@ -126,18 +155,18 @@ func checkHeader(header []byte) error {
 	return nil
 }
 
-func checkTimes(c object, now time.Time) (expires time.Time, err error) {
+func checkTimes(c object, now time.Time) (made, expires time.Time, err error) {
 	expires, ok := c.time("exp")
 	if !ok || expires.IsZero() {
-		return time.Time{}, errNoExpiry
+		return time.Time{}, time.Time{}, errNoExpiry
 	}
 	issued, ok := c.time("iat")
 	if !ok {
-		return time.Time{}, errIssuedAt
+		return time.Time{}, time.Time{}, errIssuedAt
 	}
 	notBefore, ok := c.time("nbf")
 	if !ok {
-		return time.Time{}, errNotBefore
+		return time.Time{}, time.Time{}, errNotBefore
 	}
 	start := now
 	switch {
@@ -148,34 +177,38 @@ func checkTimes(c object, now time.Time) (expires time.Time, err error) {
 	}
 	switch {
 	case !now.Before(expires):
-		return time.Time{}, errExpired
+		return time.Time{}, time.Time{}, errExpired
 	case expires.Sub(now) > MaxLifetime+Leeway, expires.Sub(start) > MaxLifetime+Leeway:
-		return time.Time{}, errTooFar
+		return time.Time{}, time.Time{}, errTooFar
 	case notBefore.Sub(now) > Leeway:
-		return time.Time{}, errNotYet
+		return time.Time{}, time.Time{}, errNotYet
 	}
-	return expires, nil
+	if issued.IsZero() && notBefore.IsZero() {
+		start = expires.Add(-MaxLifetime)
+	}
+	return start, expires, nil
 }
 
-func checkGrants(raw json.RawMessage) (identity, service string, err error) {
+// checkGrants returns the claims that the grants make.
+func checkGrants(raw json.RawMessage) (Claims, error) {
 	var grants, chat object
 	if !grants.decode(raw) {
-		return "", "", errGrants
+		return Claims{}, errGrants
 	}
-	identity = grants.string("identity")
+	identity := grants.string("identity")
 	// A user is addressed by SID or identity; one that looks like the other would
 	// make that ambiguous.
 	if presence.CheckIdentity(identity) != nil || presence.IsSID(identity, "US") {
-		return "", "", errIdentity
+		return Claims{}, errIdentity
 	}
 	grant, ok := grants["chat"]
 	if !ok {
 		grant = grants["ip_messaging"] // the older name of the same grant
 	}
 	if !chat.decode(grant) || !presence.IsSID(chat.string("service_sid"), "IS") {
-		return "", "", errChat
+		return Claims{}, errChat
 	}
-	return identity, chat.string("service_sid"), nil
+	return Claims{Identity: identity, Service: chat.string("service_sid"), PushCredential: chat.string("push_credential_sid")}, nil
 }
 
 // object is a JSON object. Unlike a struct it keeps names case-sensitive.

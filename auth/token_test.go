@@ -96,7 +96,15 @@ func TestVerifyTwilioGo(t *testing.T) {
 			if err != nil {
 				t.Fatalf("Verify = %v; want nil", err)
 			}
-			want := auth.Claims{KeySID: key.SID, Account: account, Service: service, Identity: "zoë/1 ☎", Expires: time.Unix(now.Unix()+600, 0)}
+			want := auth.Claims{KeySID: key.SID, Account: account, Service: service, Identity: "zoë/1 ☎", Issued: time.Unix(now.Unix(), 0), Expires: time.Unix(now.Unix()+600, 0)}
+			if name == "chat" {
+				want.PushCredential = "CR0123456789abcdef0123456789abcdef"
+			}
+			// The library takes the time itself, and may have been in the next second.
+			if late := got.Issued.Sub(want.Issued); late < 0 || late > time.Minute {
+				t.Errorf("Issued = %v; want %v", got.Issued, want.Issued)
+			}
+			got.Issued = want.Issued
 			if d := cmp.Diff(want, got); d != "" {
 				t.Error(d)
 			}
@@ -249,7 +257,7 @@ func TestMint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := auth.Claims{KeySID: key.SID, Account: account, Service: service, Identity: "bob \"<b>\"", Expires: noon.Add(90 * time.Second)}
+	want := auth.Claims{KeySID: key.SID, Account: account, Service: service, Identity: "bob \"<b>\"", Issued: noon, Expires: noon.Add(90 * time.Second)}
 	if d := cmp.Diff(want, got, cmp.Comparer(time.Time.Equal)); d != "" {
 		t.Error(d)
 	}

@@ -59,7 +59,9 @@ type frame struct {
 	Known      map[string]int64 `json:"known"`
 	Invisible  bool             `json:"invisible"`
 	Batch      bool             `json:"batch"`
-	size       int
+	SID        string           `json:"sid"`
+	client.Push
+	size int
 }
 
 // peer is the server's end of one connection.

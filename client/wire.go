@@ -84,6 +84,7 @@ type message struct {
 	User                User              `json:"user"`
 	Users               []User            `json:"users"`
 	Messages            []json.RawMessage `json:"messages"`
+	Binding             Binding           `json:"binding"`
 }
 
 var errBatchInBatch = errors.New("batch within a batch")
@@ -121,6 +122,9 @@ type request struct {
 	Known      map[string]int64 `json:"known,omitempty"`
 	Invisible  bool             `json:"invisible,omitempty"`
 	Batch      bool             `json:"batch,omitempty"`
+	SID        string           `json:"sid,omitempty"`
+
+	Push
 }
 
 // The limits of what one request names, safely below the server's defaults (500 identities, frames of 64 KiB).

@@ -67,6 +67,15 @@ type Config struct {
 	MaxConnections int `key:"max_connections"`
 	AcceptRate     int `key:"accept_rate"` // connections a second
 	AcceptBurst    int `key:"accept_burst"`
+	MaxStreams     int `key:"max_streams"`
+
+	// Limits of the REST API.
+	RESTRate        int           `key:"rest_rate"` // requests a second of a credential
+	RESTBurst       int           `key:"rest_burst"`
+	AddressRate     int           `key:"address_rate"` // requests a second of a client address
+	AddressBurst    int           `key:"address_burst"`
+	LockoutFailures int           `key:"lockout_failures"`
+	LockoutTime     time.Duration `key:"lockout_time"`
 
 	// Limits of a user.
 	MaxIdentity   Bytes `key:"max_identity"`
@@ -99,6 +108,13 @@ func Default() Config {
 		MaxConnections:   50000,
 		AcceptRate:       1000,
 		AcceptBurst:      2000,
+		MaxStreams:       1000,
+		RESTRate:         2000,
+		RESTBurst:        4000,
+		AddressRate:      2000,
+		AddressBurst:     4000,
+		LockoutFailures:  10,
+		LockoutTime:      time.Minute,
 		MaxIdentity:      256,
 		MaxAttributes:    presence.DefaultAttributes,
 		LogLevel:         "info",

@@ -182,6 +182,13 @@ func (c *Config) validateLimits(p *problems) {
 	between(p, "max_connections", c.MaxConnections, 1, 10*million)
 	between(p, "accept_rate", c.AcceptRate, 1, million)
 	between(p, "accept_burst", c.AcceptBurst, 1, million)
+	between(p, "max_streams", c.MaxStreams, 1, million)
+	between(p, "rest_rate", c.RESTRate, 1, million)
+	between(p, "rest_burst", c.RESTBurst, 1, million)
+	between(p, "address_rate", c.AddressRate, 1, million)
+	between(p, "address_burst", c.AddressBurst, 1, million)
+	between(p, "lockout_failures", c.LockoutFailures, 1, million)
+	between(p, "lockout_time", c.LockoutTime, time.Second, 24*time.Hour)
 	between(p, "max_identity", c.MaxIdentity, 1, presence.MaxIdentity)
 	between(p, "max_attributes", c.MaxAttributes, 2, presence.MaxAttributes)
 	if c.MailboxBytes < 2*c.MaxAttributes {

@@ -66,7 +66,7 @@ var closes = [...]Close{
 	{CloseSlow, "slow", ReconnectBackoff, "too slow", "The client did not read: a write made no progress for too long, or too many answers waited."},
 	{CloseNoPong, "no_pong", ReconnectBackoff, "no pong", "Nothing was heard from the client after a ping."},
 	{CloseRateLimited, "rate_limited", ReconnectHint, "", "The client went on sending too many requests after it was told so."},
-	{CloseBadToken, "bad_token", ReconnectNever, "bad token", "The token in hello was refused. An `error` frame before the close says why."},
+	{CloseBadToken, "bad_token", ReconnectNever, "bad token", "The token in hello was refused; an `error` frame before the close says why. Or, later, the session's token or its API key was revoked."},
 	{CloseBadRequest, "bad_request", ReconnectNever, "bad request", "A frame was not a JSON object, was binary, or came at the wrong time."},
 	{CloseNoHello, "no_hello", ReconnectNever, "no hello in time", "No hello came in time (10 s by default)."},
 	{CloseEnded, "ended", ReconnectNever, "ended by the operator", "An operator ended the session: its user or service was deleted."},
@@ -105,6 +105,12 @@ const (
 	ErrorTokenService      ErrorCode = 111
 	ErrorNoService         ErrorCode = 112
 	ErrorTooManySessions   ErrorCode = 113
+	ErrorPushOff           ErrorCode = 114
+	ErrorPushType          ErrorCode = 115
+	ErrorPushAddress       ErrorCode = 116
+	ErrorPushLife          ErrorCode = 117
+	ErrorPushCredential    ErrorCode = 118
+	ErrorTooManyBindings   ErrorCode = 119
 	ErrorTokenInvalid      ErrorCode = 20101
 	ErrorTokenHeader       ErrorCode = 20102
 	ErrorTokenIssuer       ErrorCode = 20103
@@ -136,6 +142,12 @@ var errorTexts = [...]ErrorText{
 	{ErrorTokenService, "token_service", "The token is for another service"},
 	{ErrorNoService, "no_service", "The token's service does not exist"},
 	{ErrorTooManySessions, "too_many_sessions", "The user has too many sessions"},
+	{ErrorPushOff, "push_off", "Registrations for push are not taken here"},
+	{ErrorPushType, "push_type", "binding_type is not one of apn, fcm, gcm and webpush"},
+	{ErrorPushAddress, "push_address", "The address is empty, too long or not valid Unicode"},
+	{ErrorPushLife, "push_life", "expires_in_s is not from a minute to a year"},
+	{ErrorPushCredential, "push_credential", "There is no such push credential, or it is of another type"},
+	{ErrorTooManyBindings, "too_many_bindings", "The user has too many bindings"},
 	{ErrorTokenInvalid, "token_invalid", "Invalid Access Token"},
 	{ErrorTokenHeader, "token_header", "Invalid Access Token header"},
 	{ErrorTokenIssuer, "token_issuer", "Invalid Access Token issuer/subject"},

@@ -38,6 +38,8 @@ type Hub interface {
 // Tokens checks access tokens; see auth.Verifier.
 type Tokens interface {
 	Verify(token string, now time.Time) (auth.Claims, error)
+	// Check tells whether what Verify returned still holds.
+	Check(c auth.Claims) error
 }
 
 // Hello is what a client asks for when it comes.
@@ -92,9 +94,22 @@ func (s *Server) problem(err error) *Problem {
 		return &Problem{Code: ErrorUnavailable, Close: CloseSlow, err: err}
 	case errors.Is(err, presence.ErrNoService):
 		return &Problem{Code: ErrorNoService, Close: CloseBadToken, err: err}
+	case errors.Is(err, presence.ErrPushType):
+		return &Problem{Code: ErrorPushType, err: err}
+	case errors.Is(err, presence.ErrAddress):
+		return &Problem{Code: ErrorPushAddress, err: err}
+	case errors.Is(err, presence.ErrMessageTypes):
+		return &Problem{Code: ErrorBadField, err: err}
+	case errors.Is(err, presence.ErrBindingLife):
+		return &Problem{Code: ErrorPushLife, err: err}
+	case errors.Is(err, presence.ErrNoCredential), errors.Is(err, presence.ErrCredentialType):
+		return &Problem{Code: ErrorPushCredential, err: err}
+	case errors.Is(err, presence.ErrTooManyBindings):
+		return &Problem{Code: ErrorTooManyBindings, err: err}
 	case errors.Is(err, presence.ErrEnded):
 		return &Problem{Code: ErrorInternal, Close: CloseEnded, err: err}
 	case presence.KindOf(err) == presence.KindUnavailable,
+		errors.Is(err, presence.ErrNoUser), // lost with the store's data, and about to be written back
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return &Problem{Code: ErrorUnavailable, Retry: retry, Close: CloseUnavailable, err: err}
 	}
@@ -138,11 +153,11 @@ func (s *Server) checkIdentity(identity string) *Problem {
 // must wait; a client that goes on all the same is closed.
 func (s *Session) Allow() *Problem {
 	now := s.srv.wheel.now()
-	wait, ok := s.requests.take(now, s.srv.rates.request)
+	wait, ok := s.requests.Take(now, s.srv.rates.request)
 	if ok {
 		return nil
 	}
-	if _, ok := s.refusals.take(now, s.srv.rates.request); !ok {
+	if _, ok := s.refusals.Take(now, s.srv.rates.request); !ok {
 		s.Close(CloseRateLimited, nil)
 	}
 	return &Problem{Code: ErrorRateLimited, Retry: max(wait, time.Millisecond), Close: CloseRateLimited}
@@ -191,7 +206,7 @@ func (s *Session) open(ctx context.Context, h Hello, answer func(Welcome) []byte
 	if p := s.srv.checkIdentity(claims.Identity); p != nil {
 		return p
 	}
-	s.key = claims.Key()
+	s.key, s.credential = claims.Key(), claims.PushCredential
 	if _, err := s.srv.opt.Services.Service(ctx, s.key.Service); err != nil {
 		return err
 	}
@@ -223,8 +238,34 @@ func (s *Session) open(ctx context.Context, h Hello, answer func(Welcome) []byte
 	if err != nil {
 		return err
 	}
+	s.holds(claims)
+	// From here on Recheck finds the session; what was withdrawn before is found now.
+	if err := s.srv.opt.Tokens.Check(claims); err != nil {
+		return err
+	}
 	s.live(claims.Expires)
 	return nil
+}
+
+// holds records whose word the session is open on.
+func (s *Session) holds(c auth.Claims) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.signer, s.issued = c.KeySID, c.Issued.UnixMilli()
+}
+
+// recheck closes the session if its token was withdrawn.
+func (s *Session) recheck() {
+	s.mu.Lock()
+	c := auth.Claims{KeySID: s.signer, Issued: time.UnixMilli(s.issued)}
+	s.mu.Unlock()
+	if c.KeySID == "" {
+		return // not open yet
+	}
+	c.Service, c.Identity = s.key.Service, s.key.Identity
+	if s.srv.opt.Tokens.Check(c) != nil {
+		s.close(CloseBadToken, presence.EndClean, nil, s.srv.opt.Timers.Close)
+	}
 }
 
 // register tells presence of the session. Whether a failed Open was recorded is
@@ -268,9 +309,12 @@ func (s *Session) Renew(token string) (time.Time, *Problem) {
 	case claims.Identity != s.key.Identity:
 		return time.Time{}, &Problem{Code: ErrorTokenIdentity, Close: CloseBadToken}
 	}
+	s.credential = claims.PushCredential
 	s.mu.Lock()
 	s.expires, s.lifetime, s.warned = claims.Expires, time.Until(claims.Expires), false
 	s.mu.Unlock()
+	s.holds(claims)
+	s.recheck() // as in open
 	s.srv.wheel.schedule(s, s.srv.wheel.now())
 	return claims.Expires, nil
 }

@@ -21,6 +21,8 @@ type Options struct {
 	Services Services
 	Hub      Hub
 	Tokens   Tokens
+	// Push is what registers devices for push. Nil refuses it, with ErrorPushOff.
+	Push presence.Bindings
 
 	// Sockets are the WebSocket endpoints, by path.
 	Sockets map[string]Protocol

@@ -47,6 +47,10 @@ func (p Proxies) Client(r *http.Request) netip.Addr {
 	return addr
 }
 
+// Household is whom limits on the client behind r count for: its address, or the
+// IPv6 /64 that one customer has all of.
+func (p Proxies) Household(r *http.Request) netip.Addr { return household(p.Client(r)) }
+
 // Origin is the scheme and host under which the client reached us, such as
 // "https://rollcall.example.com".
 func (p Proxies) Origin(r *http.Request) string {

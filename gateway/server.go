@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/rollcall-presence/rollcall/internal/rate"
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
@@ -30,7 +31,7 @@ type Server struct {
 	log     *zap.Logger
 	metrics *metrics
 	wheel   *wheel
-	rates   struct{ request, accept rate }
+	rates   struct{ request, accept rate.Limit }
 	public  *http.Server
 	admin   *http.Server
 	leaving chan struct{} // a slot for each session that may tell presence of its end now
@@ -45,7 +46,7 @@ type Server struct {
 	mu       sync.Mutex // guards the following
 	serving  bool
 	stopping bool // no session may begin
-	accepts  bucket
+	accepts  rate.Bucket
 	sessions map[presence.SessionID]*Session
 	pending  int // sessions without a hello
 	waiting  map[address]int
@@ -78,8 +79,8 @@ func New(opt Options) (*Server, error) {
 		waiting:  map[address]int{},
 		users:    map[presence.Key]int{},
 	}
-	s.rates.request = rate{opt.Limits.RequestRate, opt.Limits.RequestBurst}
-	s.rates.accept = rate{opt.Limits.AcceptRate, opt.Limits.AcceptBurst}
+	s.rates.request = rate.Limit{PerSecond: opt.Limits.RequestRate, Burst: opt.Limits.RequestBurst}
+	s.rates.accept = rate.Limit{PerSecond: opt.Limits.AcceptRate, Burst: opt.Limits.AcceptBurst}
 	quiet, err := zap.NewStdLogAt(opt.Log, zapcore.DebugLevel) // peers' handshake failures
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
@@ -89,7 +90,7 @@ func New(opt Options) (*Server, error) {
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       60 * time.Second,
-		MaxHeaderBytes:    16 << 10,
+		MaxHeaderBytes:    64 << 10, // a query may name 500 users
 		ConnState:         s.connState,
 		ErrorLog:          quiet,
 	}
@@ -276,6 +277,19 @@ func (s *Server) End(id presence.SessionID) {
 	}
 }
 
+// Recheck looks at the token of every session again, and closes those whose key was
+// withdrawn or whose token was revoked; their users are offline at once. It is to be
+// called after Tokens know of it, so that no session can slip through. It does not
+// block.
+func (s *Server) Recheck() {
+	s.mu.Lock()
+	sessions := slices.Collect(maps.Values(s.sessions))
+	s.mu.Unlock()
+	for _, c := range sessions {
+		c.recheck()
+	}
+}
+
 // Sessions is how many WebSockets are open.
 func (s *Server) Sessions() int {
 	s.mu.Lock()
@@ -321,7 +335,7 @@ func (s *Server) begin(c *Session) (shed string, retry time.Duration) {
 	case s.waiting[c.address] >= l.PendingPerAddress:
 		return shedAddress, time.Second
 	}
-	if wait, ok := s.accepts.take(s.wheel.now(), s.rates.accept); !ok {
+	if wait, ok := s.accepts.Take(s.wheel.now(), s.rates.accept); !ok {
 		return shedRate, wait
 	}
 	c.id = newSessionID()

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/rollcall-presence/rollcall/fanout"
+	"github.com/rollcall-presence/rollcall/internal/rate"
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
@@ -70,15 +71,17 @@ type Session struct {
 	mail    fanout.Mailbox // usable once opening
 
 	// The following are owned by the reader.
-	key      presence.Key // others may read it once the state is open
-	arrived  time.Duration
-	address  address
-	requests bucket
-	refusals bucket
-	attached bool  // the hub knows the mailbox
-	joined   bool  // presence was told of the session, and not yet of its end
-	counted  bool  // among the sessions that were let in
-	refusal  error // why hello was refused; nil if it was not
+	key presence.Key // others may read it once signer is set
+	// credential is the push credential that the newest token names.
+	credential string
+	arrived    time.Duration
+	address    address
+	requests   rate.Bucket
+	refusals   rate.Bucket
+	attached   bool  // the hub knows the mailbox
+	joined     bool  // presence was told of the session, and not yet of its end
+	counted    bool  // among the sessions that were let in
+	refusal    error // why hello was refused; nil if it was not
 
 	waiting bool // guarded by Server.mu: counts as pending
 	member  bool // guarded by Server.mu: counts for its user
@@ -106,6 +109,8 @@ type Session struct {
 	expires  time.Time
 	lifetime time.Duration // of the token, from when it was accepted
 	warned   bool
+	signer   string // SID of the key that signed the token, once the session is open on it
+	issued   int64  // when the token was issued, in ms
 }
 
 // ID is the session's id.
@@ -355,7 +360,7 @@ func (s *Session) control(frame []byte) {
 // session's request rate.
 func (s *Session) pinged(context.Context, []byte) bool {
 	s.sock.pause()
-	_, ok := s.requests.take(s.srv.wheel.now(), s.srv.rates.request)
+	_, ok := s.requests.Take(s.srv.wheel.now(), s.srv.rates.request)
 	return ok
 }
 

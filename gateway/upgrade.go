@@ -22,7 +22,7 @@ func (s *Server) upgrade(ctx context.Context, p Protocol, w http.ResponseWriter,
 		s.shed(w, shedSubprotocol, 0)
 		return
 	}
-	c := &Session{srv: s, arrived: s.wheel.now(), address: household(s.opt.Proxies.Client(r))}
+	c := &Session{srv: s, arrived: s.wheel.now(), address: s.opt.Proxies.Household(r)}
 	if reason, retry := s.begin(c); reason != "" {
 		s.shed(w, reason, retry)
 		return

@@ -1,6 +1,9 @@
 package presence
 
-import "errors"
+import (
+	"errors"
+	"time"
+)
 
 // Kind says what sort of failure an error is. It decides HTTP status and close
 // code at the edge; the zero value is KindInternal, so nothing leaks by default.
@@ -23,6 +26,8 @@ type Error struct {
 	Op   string // "open"
 	Kind Kind
 	Err  error // for logs; may be nil
+	// Retry is when what was limited may be tried again; 0 if that is not known.
+	Retry time.Duration
 }
 
 func (e *Error) Error() string {
@@ -54,6 +59,14 @@ var (
 	ErrUserExists = &Error{Op: "user already exists", Kind: KindConflict}
 	// ErrDefaultService tells that the default service cannot be deleted.
 	ErrDefaultService = &Error{Op: "the default service cannot be deleted", Kind: KindConflict}
+	ErrNoRole         = &Error{Op: "no such role", Kind: KindNotFound}
+	// ErrDefaultRole tells that a role cannot be deleted: new users or conversations get it.
+	ErrDefaultRole  = &Error{Op: "a default role cannot be deleted", Kind: KindConflict}
+	ErrTooManyRoles = &Error{Op: "the service has too many roles", Kind: KindConflict}
+	ErrNoKey        = &Error{Op: "no such API key", Kind: KindNotFound}
+	ErrTooManyKeys  = &Error{Op: "there are too many API keys", Kind: KindConflict}
+	// ErrTooManyRevocations tells that the limit of those in force is reached; they end by themselves.
+	ErrTooManyRevocations = &Error{Op: "there are too many revocations in force", Kind: KindConflict}
 	// ErrEnded tells that the session was ended by an operator (its user or service
 	// was deleted) and must not be registered again.
 	ErrEnded = &Error{Op: "session was ended", Kind: KindDenied}

@@ -111,6 +111,12 @@ type Service struct {
 	// Linger is the grace time after a user's last session ended abnormally, 0 to
 	// MaxLinger; negative means the node's default.
 	Linger time.Duration
+	// Webhooks are the service's own; see Webhooks.Or. A change of reachability is
+	// told once it has lasted for Debounce; 0: at once.
+	Webhooks Webhooks
+	Debounce time.Duration
+	// WebhooksVersion grows with each change of the two.
+	WebhooksVersion int64
 	// The roles that new users and conversations get.
 	DefaultServiceRole, DefaultConversationRole, DefaultConversationCreatorRole string
 

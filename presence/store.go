@@ -15,12 +15,22 @@ type Page[T any] struct {
 // UserUpdate names what to set of a user; nil keeps what is there.
 type UserUpdate struct {
 	FriendlyName, Attributes, Role *string
+	// Tell has the service's backend told of the change by webhook.
+	Tell bool
+}
+
+// Empty reports whether u sets nothing.
+func (u UserUpdate) Empty() bool {
+	return u.FriendlyName == nil && u.Attributes == nil && u.Role == nil
 }
 
 // ServiceUpdate names what to set of a service; nil keeps what is there.
 type ServiceUpdate struct {
 	Enabled *bool
 	Linger  *time.Duration // negative: the node's default
+	// Webhooks and Debounce are told to the partitions; see redisstore.UpdateService.
+	Webhooks *WebhooksUpdate
+	Debounce *time.Duration
 	// Roles that new users and conversations get.
 	DefaultServiceRole, DefaultConversationRole, DefaultConversationCreatorRole *string
 }
@@ -41,6 +51,12 @@ type Ended struct {
 	ID      SessionID
 	Linger  time.Duration // 0: offline at once
 	Service Service
+}
+
+// UserSession is a live session of a user and the node that holds it.
+type UserSession struct {
+	ID   SessionID
+	Node NodeID
 }
 
 // Outcome is what registering or ending one session did.
@@ -72,9 +88,17 @@ type Beat struct {
 	// transitions it published for them and for lingers that fell due.
 	Reaped, OfflineByLease, OfflineByLinger int
 	Due                                     int         // 1 if there is more to reap than one heartbeat takes
+	Bindings                                int         // push bindings that ExpireBindings would see to
 	End                                     []SessionID // sessions of this node that it must end
 	Stalled                                 time.Duration
+	// Delivers is whether this node is to deliver the partition's webhooks, and
+	// Webhooks how long until there is one to deliver; negative if there is none.
+	Delivers bool
+	Webhooks time.Duration
 }
+
+// ExpireChunk bounds what one ExpireBindings removes, and what it finishes.
+const ExpireChunk = 50
 
 // Store is what a Tracker needs of the shared state. Each call works on one
 // partition, and each is one atomic step in it. Implementations are safe for
@@ -98,6 +122,10 @@ type Store interface {
 	Sessions(ctx context.Context, p Partition, n NodeID) ([]Ended, error)
 	// Leave gives up the node's lease in partitions; sessions left there linger for handover.
 	Leave(ctx context.Context, ps []Partition, n NodeID, handover time.Duration) error
+	// ExpireBindings removes push bindings of a partition that have expired, publishing
+	// what that changed, and finishes what a node that died left half done; up to
+	// ExpireChunk of each. It returns how many expired.
+	ExpireBindings(ctx context.Context, p Partition) (int, error)
 	// EnsureUser returns the user, created if it does not exist.
 	EnsureUser(ctx context.Context, k Key, s Service) (User, error)
 }

@@ -32,6 +32,10 @@ type TrackerOptions struct {
 	// Beat is called after each heartbeat of a partition with the state of its event
 	// counter. It must not block.
 	Beat func(p Partition, run string, seq uint64)
+	// Webhooks is called after each heartbeat of a partition: whether this node is to
+	// deliver its webhooks, and how long until there is one to deliver, negative if
+	// there is none. It must not block.
+	Webhooks func(p Partition, mine bool, next time.Duration)
 }
 
 const (
@@ -99,7 +103,7 @@ type held struct {
 type trackerStats struct {
 	online, reasserted, offlineClean, offlineLinger, offlineLease, lingering atomic.Int64
 	beats, beatErrors, reaped, lost, stalls, registered                      atomic.Int64
-	sessions, owed                                                           atomic.Int64
+	sessions, owed, expired                                                  atomic.Int64
 	lastBeat                                                                 atomic.Int64 // UnixNano
 }
 
@@ -114,6 +118,7 @@ type TrackerStats struct {
 	Stalls                                                                   int64 // heartbeats that found that nobody had beaten for long
 	Registered                                                               int64 // sessions registered anew
 	Sessions, Owed                                                           int64 // held now; ends not told yet
+	Expired                                                                  int64 // push bindings that this node removed as expired
 	LastBeat                                                                 time.Time
 }
 
@@ -124,7 +129,7 @@ func (t *Tracker) Stats() TrackerStats {
 		OnlineConnect: s.online.Load(), OnlineReassert: s.reasserted.Load(), OfflineClean: s.offlineClean.Load(),
 		OfflineLinger: s.offlineLinger.Load(), OfflineLease: s.offlineLease.Load(), Lingering: s.lingering.Load(),
 		Beats: s.beats.Load(), BeatErrors: s.beatErrors.Load(), Reaped: s.reaped.Load(), Lost: s.lost.Load(),
-		Stalls: s.stalls.Load(), Registered: s.registered.Load(), Sessions: s.sessions.Load(), Owed: s.owed.Load(),
+		Stalls: s.stalls.Load(), Registered: s.registered.Load(), Sessions: s.sessions.Load(), Owed: s.owed.Load(), Expired: s.expired.Load(),
 	}
 	if n := s.lastBeat.Load(); n != 0 {
 		st.LastBeat = time.Unix(0, n)
@@ -380,6 +385,18 @@ func (t *Tracker) serviceChanged(was, is Service, exists bool) {
 	}
 }
 
+// Wake has a partition served out of turn if sessions of it are held here: some of
+// them are to be ended. It does not block.
+func (t *Tracker) Wake(q Partition) {
+	p := &t.parts[q]
+	p.mu.Lock()
+	holds := len(p.held) > 0
+	p.mu.Unlock()
+	if holds {
+		t.serveSoon(q)
+	}
+}
+
 func (t *Tracker) serveSoon(q Partition) {
 	p := &t.parts[q]
 	p.mu.Lock()
@@ -490,12 +507,15 @@ func (t *Tracker) beaten(ctx context.Context, q Partition, before opCount, b Bea
 	if t.opt.Beat != nil {
 		t.opt.Beat(q, b.Run, b.Seq)
 	}
+	if t.opt.Webhooks != nil {
+		t.opt.Webhooks(q, b.Delivers, b.Webhooks)
+	}
 	if t.opt.Ended != nil {
 		for _, s := range b.End {
 			t.opt.Ended(s)
 		}
 	}
-	if b.Due > 0 {
+	if b.Due > 0 || b.Bindings > ExpireChunk {
 		t.serveSoon(q)
 	}
 	p := &t.parts[q]
@@ -515,6 +535,10 @@ func (t *Tracker) beaten(ctx context.Context, q Partition, before opCount, b Bea
 		t.compare(ctx, q)
 	}
 	_ = t.end(ctx, q, owed) // what fails stays owed
+	if b.Bindings > 0 {
+		n, _ := t.store.ExpireBindings(ctx, q) // what fails stays due
+		t.stats.expired.Add(int64(n))
+	}
 }
 
 // reconcile makes the store hold just the sessions that are held here: it registers

@@ -388,6 +388,10 @@ func TestEndedByOperator(t *testing.T) {
 		if ended := c.endedSince(); !slices.Contains(ended, sid(1)) {
 			t.Errorf("ended = %v; want the deleted user's session", ended)
 		}
+		n.Wake(0)
+		if ended := c.endedSince(); !slices.Contains(ended, sid(1)) {
+			t.Errorf("ended = %v at once after a wake; want the session that is still held", ended)
+		}
 		c.close(n, ada, 1, presence.EndClean)
 		c.open(n, ada, 2)
 		c.endedSince()
@@ -398,6 +402,25 @@ func TestEndedByOperator(t *testing.T) {
 		}
 		if _, err := n.Open(t.Context(), ada, sid(3)); !errors.Is(err, presence.ErrNoService) {
 			t.Errorf("Open in a deleted service = %v; want ErrNoService", err)
+		}
+	})
+}
+
+// A node that holds no session of a partition has nothing to do there.
+func TestWakeWithoutSessions(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n, _ := c.node("n1")
+		before := n.Stats().Beats
+		n.Wake(0)
+		synctest.Wait()
+		if got := n.Stats().Beats; got != before {
+			t.Errorf("%d heartbeats for a wake; want none", got-before)
+		}
+		c.open(n, ada, 1)
+		n.Wake(0)
+		synctest.Wait()
+		if got := n.Stats().Beats; got != before+1 {
+			t.Errorf("%d heartbeats for a wake with a session held; want 1", got-before)
 		}
 	})
 }
@@ -461,4 +484,47 @@ func TestViewTable(t *testing.T) {
 			t.Errorf("%s: View = %v, %v, %d; want %v, %v, %d", c.name, v.Online, v.Notifiable, v.Rev, c.online, c.not, c.rev)
 		}
 	}
+}
+
+// A push binding that nobody renews is gone a heartbeat after its time, once, whatever
+// node sees to it; while the store is away it waits.
+func TestBindingExpires(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n1, _ := c.node("n1")
+		n2, _ := c.node("n2")
+		c.open(n1, ada, 1)
+		notifiable := func(when string, want presence.Tri, events int) {
+			t.Helper()
+			if got := len(c.published()); got != events {
+				t.Errorf("%s: %d events; want %d", when, got, events)
+			}
+			u, err := c.store.EnsureUser(t.Context(), ada, presence.Service{})
+			if err != nil || u.Notifiable != want {
+				t.Errorf("%s: notifiable = %v, %v; want %v", when, u.Notifiable, err, want)
+			}
+		}
+		bind := func() {
+			t.Helper()
+			if _, err := c.store.Bind(t.Context(), ada, presence.Registration{Type: presence.PushFCM, Address: "a", Life: time.Minute}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		bind()
+		notifiable("bound", presence.True, 2) // online, notifiable
+		c.wait(50 * time.Second)
+		bind()
+		c.wait(59 * time.Second)
+		notifiable("renewed", presence.True, 0)
+		c.wait(4 * time.Second)
+		notifiable("expired", presence.False, 1)
+		bind()
+		c.store.SetAway(true)
+		c.wait(2 * time.Minute)
+		c.store.SetAway(false)
+		c.wait(4 * time.Second)
+		notifiable("expired while the store was away", presence.False, 2)
+		if n := n1.Stats().Expired + n2.Stats().Expired; n != 2 {
+			t.Errorf("%d bindings counted as expired; want 2", n)
+		}
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,6 +31,7 @@ import (
 	"github.com/rollcall-presence/rollcall/gateway/console"
 	"github.com/rollcall-presence/rollcall/gateway/native"
 	"github.com/rollcall-presence/rollcall/gateway/rest"
+	"github.com/rollcall-presence/rollcall/internal/rate"
 	"github.com/rollcall-presence/rollcall/presence"
 	"github.com/rollcall-presence/rollcall/presence/redisstore"
 )
@@ -79,6 +81,12 @@ func serve(ctx context.Context, cfg configs.Config, stdout, stderr io.Writer) er
 	}
 
 	n := newNode(node, cfg, client, store, registry, log)
+	startCtx, cancel = context.WithTimeout(ctx, startTimeout)
+	err = n.keyring.Refresh(startCtx) // a node that lets nobody in is of no use, and one that lets in who was turned out is worse
+	cancel()
+	if err != nil {
+		return fmt.Errorf("API keys in the store at %s: %w", cfg.RedisURL, err)
+	}
 	server, err := gateway.New(n.gatewayOptions(cfg, registry, log))
 	if err != nil {
 		return err
@@ -101,20 +109,35 @@ type node struct {
 	bus     *redisbus.Bus
 	server  *gateway.Server // set before anything runs
 	tokens  *auth.Verifier
-	basic   auth.Basic
+	keyring *auth.Keyring
+	guard   *auth.Guard
 	key     auth.Key
 	// published is fed by the heartbeats.
 	published published
+	// draining is closed when the drain begins.
+	draining chan struct{}
 }
 
 func newNode(id presence.NodeID, cfg configs.Config, client redis.UniversalClient, store *redisstore.Store, reg prometheus.Registerer, log *zap.Logger) *node {
 	n := &node{
-		store: store,
-		key:   auth.Key{SID: cfg.APIKeySID, Secret: string(cfg.APIKeySecret), Account: cfg.AccountSID},
+		store: store, draining: make(chan struct{}),
+		key: auth.Key{SID: cfg.APIKeySID, Secret: string(cfg.APIKeySecret), Account: cfg.AccountSID},
 	}
-	keys := auth.StaticKeys{cfg.APIKeySID: n.key}
-	n.tokens = auth.NewVerifier(keys)
-	n.basic = auth.Basic{Account: cfg.AccountSID, Token: string(cfg.AuthToken), Keys: keys}
+	n.keyring = auth.NewKeyring(auth.StaticKeys{cfg.APIKeySID: n.key}, store, auth.KeyringOptions{
+		Every: cfg.Heartbeat, Metrics: reg, Withdrawn: func() {
+			if n.server != nil { // else nobody is connected yet
+				n.server.Recheck()
+			}
+		},
+	})
+	n.tokens = auth.NewVerifier(n.keyring)
+	n.guard = auth.NewGuard(auth.Basic{Account: cfg.AccountSID, Token: string(cfg.AuthToken), Keys: n.keyring}, auth.GuardOptions{
+		Credential: rate.Limit{PerSecond: cfg.RESTRate, Burst: cfg.RESTBurst}, Address: rate.Limit{PerSecond: cfg.AddressRate, Burst: cfg.AddressBurst},
+		Failures: cfg.LockoutFailures, Lockout: cfg.LockoutTime, Metrics: reg,
+		LockedOut: func(from netip.Addr) {
+			log.Warn("address locked out after wrong passwords", zap.Stringer("address", from), zap.Duration("for", cfg.LockoutTime))
+		},
+	})
 	n.dir = presence.NewDirectory(store, cfg.Heartbeat)
 	n.bus = redisbus.New(client, store.Keys(), id, redisbus.Options{Metrics: reg})
 	n.hub = fanout.NewHub(n.bus, store, n.dir, fanout.Options{MaxSubscriptions: cfg.MaxSubscriptions})
@@ -137,13 +160,26 @@ type deliver struct{ *node }
 func (d deliver) Event(p presence.Partition, run string, seq uint64, e presence.Event) {
 	d.hub.Event(p, run, seq, e)
 }
-func (d deliver) ServiceEvent(_ string, _ uint64, sid string) { d.dir.Changed(sid) }
+func (d deliver) ServiceEvent(_ string, _ uint64, sid string) {
+	if sid == presence.Access {
+		d.keyring.Changed()
+		return
+	}
+	d.dir.Changed(sid)
+}
 func (d deliver) Resync(p presence.Partition) {
 	if p == presence.Services {
 		d.dir.Resync()
+		d.keyring.Changed()
 		return
 	}
 	d.hub.Resync(p)
+}
+
+func (d deliver) Woken(kind byte, p presence.Partition) {
+	if kind == redisbus.WakeEnd {
+		d.tracker.Wake(p)
+	}
 }
 
 func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log *zap.Logger) gateway.Options {
@@ -153,10 +189,10 @@ func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log 
 		origin = func(*http.Request) string { return strings.TrimSuffix(cfg.PublicURL, "/") }
 	}
 	page := console.Handler(console.Options{
-		Authenticate: func(r *http.Request) bool {
-			user, password, ok := r.BasicAuth()
-			_, good := n.basic.Check(user, password)
-			return ok && good
+		Authenticate: func(r *http.Request) error {
+			user, password, _ := r.BasicAuth()
+			_, err := n.guard.Admit(proxies.Household(r), user, password)
+			return err
 		},
 		Mint: func(service, identity string, ttl time.Duration) (string, time.Time, error) {
 			now := time.Now()
@@ -171,10 +207,13 @@ func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log 
 		Log: log,
 	})
 	return gateway.Options{
-		Presence: n.tracker, Services: n.dir, Hub: n.hub, Tokens: n.tokens,
+		Presence: n.tracker, Services: n.dir, Hub: n.hub, Tokens: n.tokens, Push: n.store,
 		Sockets: map[string]gateway.Protocol{"/v1/connect": native.Protocol{}},
 		Routes: map[string]http.Handler{
-			"/v1":      rest.New(n.store, n.basic, rest.Options{Origin: origin, MaxIdentity: int(cfg.MaxIdentity), MaxAttributes: int(cfg.MaxAttributes), Log: log, Metrics: reg}),
+			"/v1": rest.New(n.store, n.guard, rest.Options{
+				Origin: origin, Client: proxies.Household, MaxIdentity: int(cfg.MaxIdentity), MaxAttributes: int(cfg.MaxAttributes),
+				MaxStreams: cfg.MaxStreams, Draining: n.draining, Log: log, Metrics: reg,
+			}),
 			"/console": page,
 		},
 		Origins: cfg.AllowedOrigins, Proxies: proxies, TLSCert: cfg.TLSCert, TLSKey: cfg.TLSKey,
@@ -231,7 +270,7 @@ func (n *node) run(ctx context.Context, cfg configs.Config, public, admin net.Li
 	defer stop()
 	var wg sync.WaitGroup
 	for _, part := range []func(context.Context) error{
-		n.dir.Serve, n.hub.Serve, n.tracker.Serve,
+		n.dir.Serve, n.hub.Serve, n.tracker.Serve, n.keyring.Serve,
 		func(ctx context.Context) error { return n.bus.Serve(ctx, deliver{n}) },
 	} {
 		wg.Go(func() {
@@ -254,6 +293,7 @@ func (n *node) run(ctx context.Context, cfg configs.Config, public, admin net.Li
 			served <- err
 		case <-ctx.Done():
 			log.Info("draining", zap.Int("sessions", n.server.Sessions()), zap.Duration("within", cfg.DrainTimeout))
+			close(n.draining)
 			drain, cancel := context.WithTimeout(parts, cfg.DrainTimeout)
 			n.server.Shutdown(drain)
 			cancel()

@@ -28,6 +28,21 @@ import (
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
+// Handler is what a Bus delivers to, one call at a time.
+type Handler interface {
+	fanout.Handler
+	// Woken tells that a partition has work of a kind: WakeEnd, WakeWebhooks, or one that this node
+	// does not know and is to ignore. It does not block. A call may be lost, and is not
+	// made up for: that work is found by the next heartbeat too.
+	Woken(kind byte, p presence.Partition)
+}
+
+// The kinds of wake.
+const (
+	WakeEnd      = 'e' // sessions of the partition are to be ended
+	WakeWebhooks = 'w' // webhooks of the partition are to be delivered
+)
+
 // Options tunes a Bus. The zero value is ready for use.
 type Options struct {
 	// Probe is how often the bus publishes to itself, one command each; two that do
@@ -45,6 +60,7 @@ type Bus struct {
 	client  redis.UniversalClient
 	keys    keys.Keys
 	self    string // channel of the probes
+	wake    string // channel that tells of work to do
 	opt     Options
 	metrics *metrics
 	kick    chan struct{} // capacity 1: there is something to subscribe
@@ -85,7 +101,7 @@ func New(client redis.UniversalClient, k keys.Keys, node presence.NodeID, opt Op
 		opt.Metrics = prometheus.NewRegistry()
 	}
 	b := &Bus{
-		client: client, keys: k, self: k.Node(node), opt: opt, metrics: newMetrics(opt.Metrics),
+		client: client, keys: k, self: k.Node(node), wake: k.Wake(), opt: opt, metrics: newMetrics(opt.Metrics),
 		kick: make(chan struct{}, 1), channels: map[string]*channel{},
 	}
 	services := b.channelLocked(presence.Services)
@@ -147,7 +163,7 @@ func (b *Bus) poke() {
 
 // Serve carries events to a handler until ctx ends, and returns nil then. While
 // Redis is away it tries again and again.
-func (b *Bus) Serve(ctx context.Context, h fanout.Handler) error {
+func (b *Bus) Serve(ctx context.Context, h Handler) error {
 	stop := context.AfterFunc(ctx, b.drop) // a receiver waits without a deadline
 	defer stop()
 	var wg sync.WaitGroup
@@ -161,7 +177,7 @@ func (b *Bus) Serve(ctx context.Context, h fanout.Handler) error {
 }
 
 // receive is the only reader of the connection.
-func (b *Bus) receive(ctx context.Context, h fanout.Handler) {
+func (b *Bus) receive(ctx context.Context, h Handler) {
 	fails := 0
 	ps := b.connection(ctx)
 	for ctx.Err() == nil {
@@ -268,9 +284,13 @@ func (b *Bus) count(c *channel, n float64) {
 	}
 }
 
-func (b *Bus) message(h fanout.Handler, m *redis.Message) {
-	if m.Channel == b.self {
+func (b *Bus) message(h Handler, m *redis.Message) {
+	switch m.Channel {
+	case b.self:
 		b.came(m.Payload)
+		return
+	case b.wake:
+		b.woken(h, m.Payload)
 		return
 	}
 	b.mu.Lock()
@@ -293,6 +313,20 @@ func (b *Bus) message(h fanout.Handler, m *redis.Message) {
 		return
 	}
 	h.Event(c.p, c.run, msg.seq, msg.event)
+}
+
+// woken takes in a wake: the kind, one byte, and the partition's number.
+func (b *Bus) woken(h Handler, payload string) {
+	if payload == "" {
+		b.metrics.malformed.Inc()
+		return
+	}
+	p, err := strconv.ParseUint(payload[1:], 10, 16)
+	if err != nil || int(p) >= b.keys.Partitions {
+		b.metrics.malformed.Inc()
+		return
+	}
+	h.Woken(payload[0], presence.Partition(p))
 }
 
 // subscribe asks for the channels that are wanted and gives up those that were not
@@ -332,7 +366,7 @@ func (b *Bus) subscribe(ctx context.Context) {
 		}
 		if len(wanted) > 0 {
 			if slices.Contains(wanted, b.keys.Channel(presence.Services)) { // a new connection
-				wanted = append(wanted, b.self)
+				wanted = append(wanted, b.self, b.wake)
 			}
 			_ = ps.Subscribe(ctx, wanted...) // the client keeps them for its next connection
 		}

@@ -69,13 +69,18 @@ func publish(c redis.UniversalClient) func(*testing.T, presence.Partition, strin
 	}
 }
 
+// asleep is a handler that no wake concerns.
+type asleep struct{ fanout.Handler }
+
+func (asleep) Woken(byte, presence.Partition) {}
+
 // serve runs a bus until the test ends.
 func serve(t *testing.T, c redis.UniversalClient, h fanout.Handler, opt redisbus.Options) *redisbus.Bus {
 	b := redisbus.New(c, names, "node", opt)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := b.Serve(ctx, h); err != nil {
+		if err := b.Serve(ctx, asleep{h}); err != nil {
 			t.Errorf("Serve = %v", err)
 		}
 	})
@@ -338,7 +343,7 @@ func TestReadsWhatTheStorePublishes(t *testing.T) {
 			if err := step.do(); err != nil {
 				t.Fatalf("%s, %q: %v", step.what, identity, err)
 			}
-			want, err := store.User(ctx, k)
+			_, want, err := store.User(ctx, k.Service, k.Identity)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -354,7 +359,7 @@ func TestReadsWhatTheStorePublishes(t *testing.T) {
 				t.Errorf("%s, %q: read %+v (-want +got):\n%s", step.what, identity, got, diff)
 			}
 		}
-		was, err := store.User(ctx, k)
+		_, was, err := store.User(ctx, k.Service, k.Identity)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -488,5 +493,44 @@ func (p *proxy) swallow() {
 	defer p.mu.Unlock()
 	for c := range p.conns {
 		p.holes[c] = true
+	}
+}
+
+// alarm is a handler that tells of wakes.
+type alarm struct {
+	*fanouttest.Recorder
+	rang chan string
+}
+
+func (a alarm) Woken(kind byte, p presence.Partition) { a.rang <- string(kind) + strconv.Itoa(int(p)) }
+
+// Wakes are heard from the start and over reconnections; what is none is counted.
+func TestWake(t *testing.T) {
+	s := testkit.Redis(t)
+	c := s.Client()
+	defer func() { _ = c.Close() }()
+	own := s.Client()
+	defer func() { _ = own.Close() }()
+	a := alarm{fanouttest.NewRecorder(), make(chan string, 10)}
+	reg := prometheus.NewRegistry()
+	b := redisbus.New(own, names, "node", redisbus.Options{Metrics: reg})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = b.Serve(ctx, a) })
+	defer wg.Wait()
+	defer cancel()
+
+	wake := func(text string) int64 { return c.Publish(t.Context(), names.Wake(), text).Val() }
+	until(t, "subscribed", func() bool { return wake("e255") == 1 })
+	for _, bad := range []string{"", "e", "e256", "e-1", "ex"} {
+		wake(bad)
+	}
+	until(t, "counted", func() bool { return gather(t, reg)["rollcall_bus_malformed_total"] == 5 })
+	c.Do(t.Context(), "client", "kill", "type", "pubsub")
+	until(t, "subscribed again", func() bool { return wake("w7") == 1 })
+	for _, want := range []string{"e255", "w7"} {
+		if got := <-a.rang; got != want {
+			t.Errorf("woken by %q; want %q", got, want)
+		}
 	}
 }

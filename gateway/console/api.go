@@ -25,6 +25,7 @@ const (
 	codeUnauthenticated = 20003
 	codeNotAllowed      = 20004
 	codeNotFound        = 20404
+	codeTooMany         = 20429
 	codeInternal        = 20500
 	codeUnavailable     = 20503
 	codeNoIdentity      = 50204
@@ -41,7 +42,12 @@ func (a api) endpoint(method string, serve http.HandlerFunc) http.Handler {
 			notAllowed(w, method)
 			return
 		}
-		if !a.o.Authenticate(r) {
+		if err := a.o.Authenticate(r); err != nil {
+			if e, ok := errors.AsType[*presence.Error](err); ok && e.Kind == presence.KindLimited {
+				w.Header().Set("Retry-After", strconv.Itoa(max(1, int((e.Retry+time.Second-1)/time.Second))))
+				fail(w, http.StatusTooManyRequests, codeTooMany, "Too many requests, or too many wrong passwords, from this address: wait a while")
+				return
+			}
 			// No WWW-Authenticate: a browser would cover the page's own form
 			// with its password dialogue.
 			fail(w, http.StatusUnauthorized, codeUnauthenticated, "Authenticate")

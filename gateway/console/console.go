@@ -20,9 +20,10 @@ import (
 // required, and all are called concurrently. Errors are answered by their
 // presence.Kind (404, 503, else 500); their text is logged, never shown.
 type Options struct {
-	// Authenticate reports whether the request carries valid account
-	// credentials (HTTP Basic). It must not write an answer.
-	Authenticate func(r *http.Request) bool
+	// Authenticate returns nil if the request carries valid account credentials
+	// (HTTP Basic) and may be served; else an error of KindUnauthenticated, or of
+	// KindLimited with Retry. It must not write an answer.
+	Authenticate func(r *http.Request) error
 
 	// Mint makes an access token with which identity can open sessions in
 	// service for ttl.

@@ -38,9 +38,14 @@ type backend struct {
 
 func (b *backend) handler() http.Handler {
 	return console.Handler(console.Options{
-		Authenticate: func(r *http.Request) bool {
-			user, secret, _ := r.BasicAuth()
-			return user == "AC1" && secret == "right"
+		Authenticate: func(r *http.Request) error {
+			switch user, secret, _ := r.BasicAuth(); {
+			case user == "ACbusy":
+				return &presence.Error{Kind: presence.KindLimited, Retry: 1500 * time.Millisecond}
+			case user != "AC1" || secret != "right":
+				return &presence.Error{Kind: presence.KindUnauthenticated}
+			}
+			return nil
 		},
 		Mint: func(svc, identity string, ttl time.Duration) (string, time.Time, error) {
 			b.calls = append(b.calls, "mint "+svc+" "+identity+" "+ttl.String())
@@ -235,6 +240,13 @@ func TestEndpointsNeedCredentials(t *testing.T) {
 		if res.Header.Get("WWW-Authenticate") != "" {
 			t.Errorf("%s: WWW-Authenticate is sent; a browser would open its own dialogue", r.URL)
 		}
+	}
+	busy := get("/console/api/services/" + service + "/settings")
+	busy.SetBasicAuth("ACbusy", "right")
+	res := do(h, busy)
+	problem(t, res, 429, 20429)
+	if res.Header.Get("Retry-After") != "2" {
+		t.Errorf("locked out: Retry-After = %q; want 2", res.Header.Get("Retry-After"))
 	}
 	if len(b.calls) != 0 {
 		t.Errorf("without credentials the calls %v were made; want none", b.calls)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"strconv"
 	"unicode/utf16"
+
+	"github.com/rollcall-presence/rollcall/presence"
 )
 
 // maxID is the longest id of a request, as JSON.
@@ -20,6 +22,13 @@ type request struct {
 	Known      map[string]int64 `json:"known"`
 	Invisible  bool             `json:"invisible"`
 	Batch      bool             `json:"batch"`
+	SID        string           `json:"sid"`
+
+	BindingType  presence.PushType `json:"binding_type"`
+	Address      string            `json:"address"`
+	Credential   string            `json:"credential_sid"`
+	MessageTypes []string          `json:"message_types"`
+	ExpiresIn    int64             `json:"expires_in_s"`
 
 	lone bool // a string has half of a surrogate pair, which is no character
 }

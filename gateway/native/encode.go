@@ -95,6 +95,32 @@ func encodeTokenAccepted(id json.RawMessage, expires time.Time) []byte {
 	return gateway.TextFrame(append(b, `"}`...))
 }
 
+func encodePushRegistered(id json.RawMessage, v *presence.Binding) []byte {
+	b := appendHead(frame(256+len(v.Address)), "push_registered", id)
+	b = append(b, `,"binding":{"sid":`...)
+	b = appendString(b, v.SID)
+	b = append(b, `,"binding_type":`...)
+	b = appendString(b, string(v.Type))
+	b = append(b, `,"address":`...)
+	b = appendString(b, v.Address)
+	b = append(b, `,"credential_sid":`...)
+	if v.Credential == "" {
+		b = append(b, "null"...)
+	} else {
+		b = appendString(b, v.Credential)
+	}
+	b = append(b, `,"message_types":[`...)
+	for i, m := range v.MessageTypes {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendString(b, m)
+	}
+	b = append(b, `],"expires_at":"`...)
+	b = v.Expires.UTC().AppendFormat(b, time.RFC3339)
+	return gateway.TextFrame(append(b, `"}}`...))
+}
+
 func encodeExpiring(in time.Duration) []byte {
 	b := appendHead(frame(64), "token.expiring", nil)
 	b = append(b, `,"expires_in_ms":`...)

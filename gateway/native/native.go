@@ -32,6 +32,8 @@ const (
 	subscribe   = "subscribe"
 	unsubscribe = "unsubscribe"
 	token       = "token"
+	register    = "register_push"
+	unregister  = "unregister_push"
 	ping        = "ping"
 	bye         = "bye"
 
@@ -47,7 +49,7 @@ func (Protocol) Name() string { return Name }
 
 // Requests implements gateway.Protocol.
 func (Protocol) Requests() []string {
-	return []string{hello, subscribe, unsubscribe, token, ping, bye, unknown, malformed}
+	return []string{hello, subscribe, unsubscribe, token, register, unregister, ping, bye, unknown, malformed}
 }
 
 // Open implements gateway.Protocol.
@@ -131,6 +133,10 @@ func (h *handler) request(ctx context.Context, r *request, err error) {
 		}
 	case token:
 		h.token(r)
+	case register:
+		h.registerPush(ctx, r)
+	case unregister:
+		h.unregisterPush(ctx, r)
 	case ping:
 		h.session.Send(plain("pong", r.ID))
 	case bye:
@@ -167,6 +173,38 @@ func (h *handler) token(r *request) {
 	h.session.Send(encodeTokenAccepted(r.ID, expires))
 }
 
+func (h *handler) registerPush(ctx context.Context, r *request) {
+	if r.lone {
+		h.fail(r, &gateway.Problem{Code: gateway.ErrorPushAddress})
+		return
+	}
+	if most := int64(presence.MaxBindingLife / time.Second); r.ExpiresIn < 0 || r.ExpiresIn > most {
+		h.fail(r, &gateway.Problem{Code: gateway.ErrorPushLife})
+		return
+	}
+	b, p := h.session.RegisterPush(ctx, presence.Registration{
+		Type: r.BindingType, Address: r.Address, Credential: r.Credential, MessageTypes: r.MessageTypes,
+		Life: time.Duration(r.ExpiresIn) * time.Second,
+	})
+	if p != nil {
+		h.fail(r, p)
+		return
+	}
+	h.session.Send(encodePushRegistered(r.ID, &b))
+}
+
+func (h *handler) unregisterPush(ctx context.Context, r *request) {
+	if r.lone || r.SID == "" && (r.BindingType == "" || r.Address == "") {
+		h.fail(r, &gateway.Problem{Code: gateway.ErrorBadField})
+		return
+	}
+	if p := h.session.UnregisterPush(ctx, r.SID, r.BindingType, r.Address); p != nil {
+		h.fail(r, p)
+		return
+	}
+	h.session.Send(plain("push_unregistered", r.ID))
+}
+
 // checkIdentities reports whether the request's list may be used; else it has
 // answered.
 func (h *handler) checkIdentities(r *request) bool {
@@ -191,7 +229,7 @@ func (h *handler) fail(r *request, p *gateway.Problem) {
 
 func (h *handler) count(typ string) {
 	switch typ {
-	case hello, subscribe, unsubscribe, token, ping, bye:
+	case hello, subscribe, unsubscribe, token, register, unregister, ping, bye:
 	default:
 		typ = unknown
 	}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/rollcall-presence/rollcall/presence"
 )
@@ -15,6 +16,8 @@ type Error struct {
 	Message  string `json:"message"`
 	MoreInfo string `json:"more_info"`
 	Status   int    `json:"status"` // always the HTTP status
+
+	retry time.Duration // when to try again; 0: soon
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -36,7 +39,6 @@ var (
 	errUTF8         = invalid("Parameters must be valid UTF-8")
 
 	errNoName         = failed(http.StatusBadRequest, 50000, "FriendlyName not provided")
-	errLongName       = failed(http.StatusBadRequest, 50003, "Friendly name too long: at most 256 characters")
 	errNoIdentity     = failed(http.StatusBadRequest, 50204, "Identity not provided")
 	errIdentityIsSID  = failed(http.StatusBadRequest, 50206, "Identity should not match user SID pattern")
 	errLongIdentity   = failed(http.StatusBadRequest, 50207, "Identity too long: at most 256 bytes")
@@ -45,13 +47,48 @@ var (
 	errAttributes     = failed(http.StatusBadRequest, 50304, "Attributes not valid: must be JSON")
 	errNoRole         = failed(http.StatusBadRequest, 50100, "Role not found")
 	errRoleType       = failed(http.StatusBadRequest, 50105, "Invalid role type")
+	errNoRoleType     = failed(http.StatusBadRequest, 50105, "Invalid role type: must be conversation or service")
+	errPermissions    = invalid("Permission must be given: once or several times, each 1 to 64 letters, at most 64 of them")
+	errDefaultRole    = failed(http.StatusConflict, 20409, "A default role of the service cannot be deleted: choose another default first")
+	errTooManyRoles   = failed(http.StatusConflict, 20409, "The service has 100 roles, the most it can have")
+	errLongTemplate   = failed(http.StatusBadRequest, 50058, "Notification template too long: at most 1024 characters")
+	errLongSound      = invalid("The name of a sound may have at most 256 characters")
+	errMessaging      = invalid("DefaultMessagingServiceSid must be the SID of a messaging service, or empty for none")
 	errDefaultService = failed(http.StatusConflict, 20409, "The default service cannot be deleted: make another one the default first")
 	errNoDefault      = invalid("DefaultChatServiceSid must be the SID of a service")
 
+	errNoBinding         = invalid("BindingType and Address are required")
+	errBindingType       = failed(http.StatusBadRequest, 50209, "Invalid binding type: must be apn, gcm, fcm or webpush")
+	errAddress           = invalid("Address must be 1 to 4096 bytes")
+	errMessageTypes      = invalid("MessageTypes must be of new_message, added_to_conversation and removed_from_conversation")
+	errBindingLife       = invalid("ExpiresIn must be a whole number of seconds from 60 to 31536000")
+	errBindingCredential = invalid("CredentialSid must be the SID of a credential of the binding's type")
+	errTooManyBindings   = failed(http.StatusConflict, 20409, "The user has 20 bindings already: delete one first")
+	errFilter            = invalid("At most 100 identities can be asked for")
+
+	errCredentialType     = invalid("Type must be apn, gcm or fcm")
+	errCredentialChange   = invalid("The type of a credential cannot be changed")
+	errLongCredentialName = failed(http.StatusBadRequest, 50003, "Friendly name too long: at most 64 characters")
+	errLongSecret         = invalid("Certificates, keys and secrets are at most 16 KiB")
+
+	errQuery       = invalid("The query is malformed")
 	errPageSize    = invalid("PageSize must be a whole number of at least 1")
 	errPage        = invalid("Page must be a whole number of at least 0")
 	errPageToken   = invalid("PageToken is not valid for this list")
 	errNoPageToken = invalid("PageToken is required for paging.")
+
+	errTooManyKeys        = failed(http.StatusConflict, 20409, "There are 1000 API keys, the most there can be")
+	errTooManyRevocations = failed(http.StatusConflict, 20409, "There are 50000 revocations in force, the most there can be; each ends after a day")
+	errWhatToRevoke       = invalid("Identity or IssuedBefore must be given, or both")
+	errIssuedBefore       = invalid("IssuedBefore must be a time of the last 24 hours, such as 2026-11-22T15:04:05Z")
+
+	errPresenceOf     = invalid("Either Identity, at least one, or Online=true must be given")
+	errManyIdentities = invalid("Too many identities: at most 500 in a request")
+	errLimit          = invalid("Limit must be a whole number of at least 1")
+	errCursor         = invalid("Cursor is not valid: it must come from an answer or an event of this service")
+	errCursorGone     = failed(http.StatusGone, 20410, "What changed since this cursor is not known any more: read everything again, without a cursor")
+	errManyStreams    = failed(http.StatusServiceUnavailable, 20503, "This node has as many event streams as it may have: try again shortly")
+	errDraining       = failed(http.StatusServiceUnavailable, 20503, "This node is about to stop: try again shortly")
 
 	errForbidden   = failed(http.StatusForbidden, 20403, "Forbidden")
 	errTooMany     = failed(http.StatusTooManyRequests, 20429, "Too Many Requests")
@@ -68,8 +105,20 @@ func (c *call) errorOf(err error) *Error {
 	switch {
 	case errors.Is(err, presence.ErrUserExists):
 		return errUserExists
+	case errors.Is(err, presence.ErrTooManyBindings):
+		return errTooManyBindings
 	case errors.Is(err, presence.ErrDefaultService):
 		return errDefaultService
+	case errors.Is(err, presence.ErrDefaultRole):
+		return errDefaultRole
+	case errors.Is(err, presence.ErrTooManyRoles):
+		return errTooManyRoles
+	case errors.Is(err, presence.ErrTooManyKeys):
+		return errTooManyKeys
+	case errors.Is(err, presence.ErrTooManyRevocations):
+		return errTooManyRevocations
+	case errors.Is(err, presence.ErrPlaceGone):
+		return errCursorGone
 	}
 	switch presence.KindOf(err) {
 	case presence.KindNotFound:
@@ -83,7 +132,11 @@ func (c *call) errorOf(err error) *Error {
 	case presence.KindConflict:
 		return failed(http.StatusConflict, 20409, "The request conflicts with the resource's state")
 	case presence.KindLimited:
-		return errTooMany
+		limited := *errTooMany
+		if e, ok := errors.AsType[*presence.Error](err); ok {
+			limited.retry = e.Retry
+		}
+		return &limited
 	case presence.KindUnavailable:
 		return errUnavailable
 	case presence.KindInternal:
@@ -99,6 +152,6 @@ func (e *Error) headers(h http.Header, allowed []string) {
 	case http.StatusMethodNotAllowed:
 		h.Set("Allow", strings.Join(allowed, ", "))
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
-		h.Set("Retry-After", "1")
+		h.Set("Retry-After", strconv.Itoa(max(1, int((e.retry+time.Second-1)/time.Second))))
 	}
 }

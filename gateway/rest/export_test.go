@@ -18,3 +18,6 @@ func Operations() map[string]struct {
 	}
 	return all
 }
+
+// Duration is the reading of ISO 8601 durations.
+var Duration = duration

@@ -55,11 +55,26 @@ func (f *form) text(name string) (*string, error) {
 	return &v[0], nil
 }
 
-// name is a FriendlyName, nil if it is absent.
-func (f *form) name() (*string, error) {
+// texts is a parameter that may be repeated, nil if it is absent.
+func (f *form) texts(name string) ([]string, error) {
+	v, ok := f.values[name]
+	if !ok {
+		return nil, nil
+	}
+	for _, s := range v {
+		if !utf8.ValidString(s) {
+			return nil, errUTF8
+		}
+	}
+	f.taken = append(f.taken, name)
+	return v, nil
+}
+
+// name is a FriendlyName of at most so many characters, nil if it is absent.
+func (f *form) name(longest int) (*string, error) {
 	v, err := f.text("FriendlyName")
-	if err == nil && v != nil && utf8.RuneCountInString(*v) > presence.MaxFriendlyName {
-		return nil, errLongName
+	if err == nil && v != nil && utf8.RuneCountInString(*v) > longest {
+		return nil, failed(http.StatusBadRequest, 50003, "Friendly name too long: at most "+strconv.Itoa(longest)+" characters")
 	}
 	return v, err
 }
@@ -109,20 +124,4 @@ func (f *form) linger() (*time.Duration, error) {
 		}
 	}
 	return &linger, nil
-}
-
-// role is the SID of a role that the service has, nil if it is absent. has says
-// whether the role is of the wanted type, and whether there is such a role.
-func (f *form) role(name string, has func(sid string) (typed, exists bool)) (*string, error) {
-	v, err := f.text(name)
-	if v == nil || err != nil {
-		return nil, err
-	}
-	switch typed, exists := has(*v); {
-	case !exists:
-		return nil, errNoRole
-	case !typed:
-		return nil, errRoleType
-	}
-	return v, nil
 }

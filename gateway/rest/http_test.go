@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -40,7 +41,7 @@ func TestPaths(t *testing.T) {
 	}
 	for _, path := range []string{
 		"/v1", "/v1/", "/v1/services", "/v1/Services/", "/v1/Services/default", "/v1/Services/" + noSID, "/v1/Services/" + strings.ToUpper(f.service),
-		"/v1/Services/" + f.service + "/", "/v1/Services/" + f.service + "/Users/", "/v1/Services/" + f.service + "/Roles",
+		"/v1/Services/" + f.service + "/", "/v1/Services/" + f.service + "/Users/", "/v1/Services/" + f.service + "/Nothing",
 		"/v1/Services//Users", "/v1/Users/a/b/c", "/v1/Users/%20", "/v1/Users/US00000000000000000000000000000000", "/v2/Services", "/v1%2FServices",
 		"/v1/Users/" + strings.Repeat("x", 5000),
 	} {
@@ -282,7 +283,7 @@ func TestStalled(t *testing.T) {
 // broken panics on any use.
 type broken struct{}
 
-func (broken) Check(string, string) (string, bool) { panic("broken") }
+func (broken) Admit(netip.Addr, string, string) (string, error) { panic("broken") }
 
 func TestPanic(t *testing.T) {
 	f := newMini(t)
@@ -309,6 +310,12 @@ func TestAudit(t *testing.T) {
 	user := made.body["sid"].(string)
 	f.do(t, "POST", base+"/Users/private-alice", "FriendlyName=private-ann2", as)
 	f.do(t, "POST", base+"/Users/private-alice", "Attributes=private-broken", as)
+	binding := f.do(t, "POST", base+"/Users/private-alice/Bindings", "BindingType=fcm&Address=private-token", as).body["sid"].(string)
+	f.do(t, "DELETE", base+"/Bindings/"+binding, "", as)
+	credential := f.do(t, "POST", "/v1/Credentials", "Type=fcm&Secret=private-key", as).body["sid"].(string)
+	f.do(t, "POST", "/v1/Credentials/"+credential, "Secret=private-key2", as)
+	f.do(t, "POST", "/v1/Credentials/"+credential, "", as)
+	f.do(t, "DELETE", "/v1/Credentials/"+credential, "", as)
 	f.do(t, "DELETE", base+"/Users/"+user, "", as)
 	f.do(t, "POST", "/v1/Configuration", "DefaultChatServiceSid="+service, as)
 	f.do(t, "DELETE", "/v1/Services/"+f.service, "", as)
@@ -320,8 +327,13 @@ func TestAudit(t *testing.T) {
 		{"service presence updated", service},
 		{"user created", user},
 		{"user updated", user},
+		{"binding created", binding},
+		{"binding deleted", binding},
+		{"credential created", credential},
+		{"credential updated", credential},
+		{"credential deleted", credential},
 		{"user deleted", user},
-		{"default service chosen", service},
+		{"account configuration updated", service},
 		{"service deleted", f.service},
 	}
 	lines := f.logs.All()
@@ -362,6 +374,12 @@ func FuzzRequest(f *testing.F) {
 		{"DELETE", "/v1/Users/%00", ""},
 		{"GET", "/v1/Users?Page=1&PageToken=PTYTAwMDE", ""},
 		{"PUT", "/%76%31//..", ";"},
+		{"POST", "/v1/Roles", "FriendlyName=a&Type=service&Permission=b&Permission=c"},
+		{"GET", "/v1/Services/" + fix.service + "/Roles?PageSize=2", ""},
+		{"POST", "/v1/Configuration", "DefaultInactiveTimer=P1Y2M3DT4H5M6.7S&DefaultClosedTimer="},
+		{"POST", "/v1/Services/" + fix.service + "/Configuration/Notifications", "NewMessage.WithMedia.Template=x&LogEnabled=true"},
+		{"POST", "/v1/Services/" + fix.service + "/Revocations", "Identity=a%00b&IssuedBefore=2026-11-22T15:04:05.5%2B01:00"},
+		{"POST", "/v1/Keys", "FriendlyName=a"},
 	} {
 		f.Add(seed[0], seed[1], seed[2])
 	}

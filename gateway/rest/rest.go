@@ -1,5 +1,5 @@
-// Package rest is the REST API below /v1: services, their configuration and users,
-// in the shape of Twilio's Conversations v1, so that the unmodified helper
+// Package rest is the REST API below /v1: services, their configuration, users, and
+// what notifies them, in the shape of Twilio's Conversations v1, so that the unmodified helper
 // libraries drive it. openapi.yaml at the top of the project describes it.
 //
 // Every request is authenticated, every answer but a 204 is one JSON object, and no
@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -24,10 +25,11 @@ import (
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
-// Credentials checks the user name and password of a request.
+// Credentials decides who may call.
 type Credentials interface {
-	// Check reports whether they are good, and for which account (AC SID).
-	Check(user, password string) (account string, ok bool)
+	// Admit lets a request from an address in with its user name and password, and
+	// tells for which account (AC SID). Errors are KindUnauthenticated or KindLimited.
+	Admit(from netip.Addr, user, password string) (account string, err error)
 }
 
 // Services is what the API needs of the stored services. Errors carry a
@@ -41,17 +43,11 @@ type Services interface {
 	DeleteService(ctx context.Context, sid string) error
 }
 
-// Default is the choice of the service that the short URLs speak of.
-type Default interface {
-	DefaultService(ctx context.Context) (sid string, err error)
-	SetDefaultService(ctx context.Context, sid string) error
-}
-
 // Users is what the API needs of the stored users.
 type Users interface {
 	CreateUser(ctx context.Context, k presence.Key, u presence.UserUpdate) (presence.User, error)
-	User(ctx context.Context, k presence.Key) (presence.User, error)
-	UserBySID(ctx context.Context, service, sid string) (presence.User, error)
+	// User returns the user of a service that has the SID or identity, and the service.
+	User(ctx context.Context, service, name string) (presence.Service, presence.User, error)
 	ListUsers(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.User], error)
 	UpdateUser(ctx context.Context, k presence.Key, u presence.UserUpdate) (presence.User, error)
 	DeleteUser(ctx context.Context, k presence.Key) error
@@ -60,8 +56,16 @@ type Users interface {
 // Store is where the resources live.
 type Store interface {
 	Services
-	Default
 	Users
+	Roles
+	Account
+	Notifications
+	Bindings
+	PushCredentials
+	Keys
+	Revocations
+	Presence
+	Sessions
 }
 
 // Options tunes the API. The zero value is ready for use.
@@ -71,6 +75,8 @@ type Options struct {
 	// URLs with their credentials attached, so it must never name a stranger.
 	// Default: the request's own Host, https if it came over TLS.
 	Origin func(*http.Request) string
+	// Client is the address that a request counts for. Default: the peer's.
+	Client func(*http.Request) netip.Addr
 	// MaxIdentity is the longest identity of a new user, in bytes. Default, and at
 	// most, presence.MaxIdentity.
 	MaxIdentity int
@@ -80,6 +86,11 @@ type Options struct {
 	// Timeout bounds a request's work on the store; past it the answer is 503.
 	// Default 8s, below the 10s after which the helper libraries give up.
 	Timeout time.Duration
+	// MaxStreams is how many event streams the node serves at a time. Default 1000.
+	MaxStreams int
+	// Draining, if set, is closed when the node is about to stop: event streams end, and
+	// no other begins.
+	Draining <-chan struct{}
 	// Log gets a line for each change made (who, what, which resource) and for each
 	// request that fails on our side; never secrets, names or attributes. May be nil.
 	Log *zap.Logger
@@ -94,6 +105,9 @@ func New(store Store, credentials Credentials, opt Options) http.Handler {
 	if opt.Origin == nil {
 		opt.Origin = requestOrigin
 	}
+	if opt.Client == nil {
+		opt.Client = peer
+	}
 	if opt.MaxAttributes == 0 {
 		opt.MaxAttributes = presence.DefaultAttributes
 	}
@@ -106,7 +120,14 @@ func New(store Store, credentials Credentials, opt Options) http.Handler {
 	if opt.Log == nil {
 		opt.Log = zap.NewNop()
 	}
-	return &api{store: store, credentials: credentials, opt: opt, metrics: newMetrics(opt.Metrics)}
+	if opt.MaxStreams == 0 {
+		opt.MaxStreams = 1000
+	}
+	m := newMetrics(opt.Metrics)
+	return &api{
+		store: store, credentials: credentials, opt: opt, metrics: m,
+		feeds: &feeds{store: store, max: opt.MaxStreams, draining: opt.Draining, metrics: m, of: map[string]*feed{}},
+	}
 }
 
 func requestOrigin(r *http.Request) string {
@@ -116,11 +137,17 @@ func requestOrigin(r *http.Request) string {
 	return "http://" + r.Host
 }
 
+func peer(r *http.Request) netip.Addr {
+	a, _ := netip.ParseAddrPort(r.RemoteAddr)
+	return a.Addr().Unmap()
+}
+
 type api struct {
 	store       Store
 	credentials Credentials
 	opt         Options
 	metrics     *metrics
+	feeds       *feeds
 }
 
 // call is one request on its way through an operation.
@@ -161,6 +188,10 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	a.metrics.observe(op.name, status, time.Since(start))
+	if run, ok := body.(stream); ok {
+		run(w)
+		return
+	}
 	if status == http.StatusNoContent {
 		w.WriteHeader(status)
 		return
@@ -182,10 +213,10 @@ func (c *call) serve(w http.ResponseWriter, op operation, allowed []string) (res
 		}
 	}()
 	user, password, _ := c.r.BasicAuth()
-	account, ok := c.credentials.Check(user, password)
+	account, err := c.credentials.Admit(c.opt.Client(c.r), user, password)
 	switch {
-	case !ok:
-		return nil, errCredentials
+	case err != nil:
+		return nil, err
 	case op.handle == nil && allowed == nil:
 		return nil, c.notFound()
 	case op.handle == nil:
@@ -244,6 +275,7 @@ func links(base string, paths map[string]string) map[string]string {
 type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	streamMetrics
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -255,6 +287,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "rollcall_rest_request_seconds", Help: "Time from a REST request's header to its answer, by operation.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10},
 		}, []string{"operation"}),
+		streamMetrics: newStreamMetrics(reg),
 	}
 	if reg != nil {
 		reg.MustRegister(m.requests, m.seconds)

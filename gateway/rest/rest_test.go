@@ -23,6 +23,7 @@ import (
 
 	"github.com/rollcall-presence/rollcall/auth"
 	"github.com/rollcall-presence/rollcall/gateway/rest"
+	"github.com/rollcall-presence/rollcall/internal/rate"
 	"github.com/rollcall-presence/rollcall/internal/testkit"
 	"github.com/rollcall-presence/rollcall/presence"
 	"github.com/rollcall-presence/rollcall/presence/redisstore"
@@ -42,6 +43,7 @@ type fixture struct {
 	mini    *miniredis.Miniredis // nil on a real redis-server
 	store   *redisstore.Store
 	server  *httptest.Server
+	keyring *auth.Keyring
 	logs    *observer.ObservedLogs
 	metrics *prometheus.Registry
 	twilio  *twilio.RestClient // every answer it gets is checked, see transport
@@ -82,14 +84,21 @@ func serve(t testing.TB, client redis.UniversalClient, opt rest.Options) *fixtur
 	}
 	core, logs := observer.New(zapcore.DebugLevel)
 	f.logs, opt.Log, opt.Metrics = logs, zap.New(core), f.metrics
-	f.server = httptest.NewServer(rest.New(f.store, credentials(), opt))
+	f.keyring = auth.NewKeyring(auth.StaticKeys{keySID: {SID: keySID, Secret: secret, Account: account}}, f.store, auth.KeyringOptions{})
+	f.server = httptest.NewServer(rest.New(f.store, guard(f.keyring, auth.GuardOptions{Failures: 1000, Credential: plenty, Address: plenty}), opt))
 	t.Cleanup(f.server.Close)
 	f.twilio = f.client(account, authTok)
 	return f
 }
 
-func credentials() auth.Basic {
-	return auth.Basic{Account: account, Token: authTok, Keys: auth.StaticKeys{keySID: {SID: keySID, Secret: secret, Account: account}}}
+var plenty = rate.Limit{PerSecond: 1e6, Burst: 1e6}
+
+func guard(keys auth.Keys, opt auth.GuardOptions) *auth.Guard {
+	return auth.NewGuard(auth.Basic{Account: account, Token: authTok, Keys: keys}, opt)
+}
+
+func credentials() *auth.Guard {
+	return guard(auth.StaticKeys{keySID: {SID: keySID, Secret: secret, Account: account}}, auth.GuardOptions{Credential: plenty, Address: plenty})
 }
 
 // client is the unmodified helper library, led here by its transport.

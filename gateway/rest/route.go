@@ -27,19 +27,58 @@ var operations = []operation{
 	{"UpdateServiceConfiguration", post, "/v1/Services/{ChatServiceSid}/Configuration", http.StatusOK, (*call).updateServiceConfiguration},
 	{"FetchServicePresence", get, "/v1/Services/{ChatServiceSid}/Configuration/Presence", http.StatusOK, (*call).fetchServicePresence},
 	{"UpdateServicePresence", post, "/v1/Services/{ChatServiceSid}/Configuration/Presence", http.StatusOK, (*call).updateServicePresence},
+	{"FetchServiceNotification", get, "/v1/Services/{ChatServiceSid}/Configuration/Notifications", http.StatusOK, (*call).fetchNotifications},
+	{"UpdateServiceNotification", post, "/v1/Services/{ChatServiceSid}/Configuration/Notifications", http.StatusOK, (*call).updateNotifications},
 	{"FetchConfiguration", get, "/v1/Configuration", http.StatusOK, (*call).fetchConfiguration},
 	{"UpdateConfiguration", post, "/v1/Configuration", http.StatusOK, (*call).updateConfiguration},
+
+	{"CreateServiceRole", post, "/v1/Services/{ChatServiceSid}/Roles", http.StatusCreated, (*call).createRole},
+	{"ListServiceRole", get, "/v1/Services/{ChatServiceSid}/Roles", http.StatusOK, (*call).listRoles},
+	{"FetchServiceRole", get, "/v1/Services/{ChatServiceSid}/Roles/{Sid}", http.StatusOK, (*call).fetchRole},
+	{"UpdateServiceRole", post, "/v1/Services/{ChatServiceSid}/Roles/{Sid}", http.StatusOK, (*call).updateRole},
+	{"DeleteServiceRole", del, "/v1/Services/{ChatServiceSid}/Roles/{Sid}", http.StatusNoContent, (*call).deleteRole},
+	{"CreateRole", post, "/v1/Roles", http.StatusCreated, (*call).createRole},
+	{"ListRole", get, "/v1/Roles", http.StatusOK, (*call).listRoles},
+	{"FetchRole", get, "/v1/Roles/{Sid}", http.StatusOK, (*call).fetchRole},
+	{"UpdateRole", post, "/v1/Roles/{Sid}", http.StatusOK, (*call).updateRole},
+	{"DeleteRole", del, "/v1/Roles/{Sid}", http.StatusNoContent, (*call).deleteRole},
+
+	{"CreateKey", post, "/v1/Keys", http.StatusCreated, (*call).createKey},
+	{"ListKey", get, "/v1/Keys", http.StatusOK, (*call).listKeys},
+	{"FetchKey", get, "/v1/Keys/{Sid}", http.StatusOK, (*call).fetchKey},
+	{"UpdateKey", post, "/v1/Keys/{Sid}", http.StatusOK, (*call).updateKey},
+	{"DeleteKey", del, "/v1/Keys/{Sid}", http.StatusNoContent, (*call).deleteKey},
+	{"CreateRevocation", post, "/v1/Services/{ChatServiceSid}/Revocations", http.StatusCreated, (*call).createRevocation},
+	{"ListRevocation", get, "/v1/Services/{ChatServiceSid}/Revocations", http.StatusOK, (*call).listRevocations},
 
 	{"CreateServiceUser", post, "/v1/Services/{ChatServiceSid}/Users", http.StatusCreated, (*call).createUser},
 	{"ListServiceUser", get, "/v1/Services/{ChatServiceSid}/Users", http.StatusOK, (*call).listUsers},
 	{"FetchServiceUser", get, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusOK, (*call).fetchUser},
 	{"UpdateServiceUser", post, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusOK, (*call).updateUser},
 	{"DeleteServiceUser", del, "/v1/Services/{ChatServiceSid}/Users/{Sid}", http.StatusNoContent, (*call).deleteUser},
+	{"CreateServiceUserBinding", post, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Bindings", http.StatusCreated, (*call).createBinding},
+	{"ListServiceUserBinding", get, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Bindings", http.StatusOK, (*call).listUserBindings},
+	{"ListServiceUserSession", get, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Sessions", http.StatusOK, (*call).listSessions},
+	{"DeleteServiceUserSessions", del, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Sessions", http.StatusNoContent, (*call).endAllSessions},
+	{"DeleteServiceUserSession", del, "/v1/Services/{ChatServiceSid}/Users/{Sid}/Sessions/{SessionId}", http.StatusNoContent, (*call).endSession},
 	{"CreateUser", post, "/v1/Users", http.StatusCreated, (*call).createUser},
 	{"ListUser", get, "/v1/Users", http.StatusOK, (*call).listUsers},
 	{"FetchUser", get, "/v1/Users/{Sid}", http.StatusOK, (*call).fetchUser},
 	{"UpdateUser", post, "/v1/Users/{Sid}", http.StatusOK, (*call).updateUser},
 	{"DeleteUser", del, "/v1/Users/{Sid}", http.StatusNoContent, (*call).deleteUser},
+
+	{"ListServiceBinding", get, "/v1/Services/{ChatServiceSid}/Bindings", http.StatusOK, (*call).listBindings},
+	{"FetchServiceBinding", get, "/v1/Services/{ChatServiceSid}/Bindings/{Sid}", http.StatusOK, (*call).fetchBinding},
+	{"DeleteServiceBinding", del, "/v1/Services/{ChatServiceSid}/Bindings/{Sid}", http.StatusNoContent, (*call).deleteBinding},
+	{"CreateCredential", post, "/v1/Credentials", http.StatusCreated, (*call).createCredential},
+	{"ListCredential", get, "/v1/Credentials", http.StatusOK, (*call).listCredentials},
+	{"FetchCredential", get, "/v1/Credentials/{Sid}", http.StatusOK, (*call).fetchCredential},
+	{"UpdateCredential", post, "/v1/Credentials/{Sid}", http.StatusOK, (*call).updateCredential},
+	{"DeleteCredential", del, "/v1/Credentials/{Sid}", http.StatusNoContent, (*call).deleteCredential},
+
+	{"ListPresence", get, "/v1/Services/{ChatServiceSid}/Presence", http.StatusOK, (*call).readPresence},
+	{"ListPresenceChange", get, "/v1/Services/{ChatServiceSid}/Presence/Changes", http.StatusOK, (*call).listChanges},
+	{"StreamPresenceEvents", get, "/v1/Services/{ChatServiceSid}/Presence/Events", http.StatusOK, (*call).streamEvents},
 }
 
 const (
@@ -54,14 +93,20 @@ var unmatched = operation{name: "none"}
 // statuses are those that the operation may answer.
 func (op operation) statuses() []int {
 	if op.handle == nil {
-		return []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusMethodNotAllowed}
+		return []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusTooManyRequests}
 	}
 	all := []int{
 		op.status, http.StatusBadRequest, http.StatusUnauthorized, http.StatusNotFound,
-		http.StatusInternalServerError, http.StatusServiceUnavailable,
+		http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable,
 	}
 	if op.method == post {
 		all = append(all, http.StatusConflict, http.StatusRequestEntityTooLarge)
+	}
+	if strings.HasPrefix(op.pattern, "/v1/Keys") {
+		all = append(all, http.StatusForbidden)
+	}
+	if strings.Contains(op.pattern, "/Presence/") {
+		all = append(all, http.StatusGone)
 	}
 	if op.method == del {
 		all = append(all, http.StatusConflict)

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -35,21 +36,36 @@ func (c *call) showService(s presence.Service) any {
 // service is the service that the request is about: the one its path names, else
 // the default one.
 func (c *call) service() (presence.Service, error) {
-	sid, named := c.vars["ChatServiceSid"]
-	if !named {
-		var err error
-		if sid, err = c.store.DefaultService(c.ctx); err != nil {
-			return presence.Service{}, err
-		}
-	}
-	if !presence.IsSID(sid, "IS") {
-		return presence.Service{}, presence.ErrNoService
+	sid, err := c.serviceSID()
+	if err != nil {
+		return presence.Service{}, err
 	}
 	return c.store.Service(c.ctx, sid)
 }
 
+// base is the path below which the service's resources are, in the form of the
+// request's own: that of the service, or the short one of the default service.
+func (c *call) base(service string) string {
+	if _, named := c.vars["ChatServiceSid"]; named {
+		return "/v1/Services/" + service
+	}
+	return "/v1"
+}
+
+// serviceSID is the SID of the service that the request is about.
+func (c *call) serviceSID() (string, error) {
+	sid, named := c.vars["ChatServiceSid"]
+	if !named {
+		return c.store.DefaultService(c.ctx)
+	}
+	if !presence.IsSID(sid, "IS") {
+		return "", presence.ErrNoService
+	}
+	return sid, nil
+}
+
 func (c *call) createService() (any, error) {
-	name, err := c.form.name()
+	name, err := c.form.name(presence.MaxFriendlyName)
 	if err != nil {
 		return nil, err
 	}
@@ -109,24 +125,6 @@ func (c *call) showServiceConfiguration(s presence.Service) any {
 	}
 }
 
-// A service's roles are its three defaults, of which one is of type service.
-
-func serviceRole(s presence.Service) func(string) (typed, exists bool) {
-	return func(sid string) (bool, bool) {
-		if sid == s.DefaultServiceRole {
-			return true, true
-		}
-		return false, sid == s.DefaultConversationRole || sid == s.DefaultConversationCreatorRole
-	}
-}
-
-func conversationRole(s presence.Service) func(string) (typed, exists bool) {
-	return func(sid string) (bool, bool) {
-		typed, exists := serviceRole(s)(sid)
-		return exists && !typed, exists
-	}
-}
-
 func (c *call) fetchServiceConfiguration() (any, error) {
 	s, err := c.service()
 	if err != nil {
@@ -147,13 +145,13 @@ func (c *call) updateServiceConfiguration() (any, error) {
 	for _, r := range []struct {
 		name string
 		set  **string
-		has  func(string) (typed, exists bool)
+		of   presence.RoleType
 	}{
-		{"DefaultChatServiceRoleSid", &u.DefaultServiceRole, serviceRole(s)},
-		{"DefaultConversationRoleSid", &u.DefaultConversationRole, conversationRole(s)},
-		{"DefaultConversationCreatorRoleSid", &u.DefaultConversationCreatorRole, conversationRole(s)},
+		{"DefaultChatServiceRoleSid", &u.DefaultServiceRole, presence.RoleOfService},
+		{"DefaultConversationRoleSid", &u.DefaultConversationRole, presence.RoleOfConversation},
+		{"DefaultConversationCreatorRoleSid", &u.DefaultConversationCreatorRole, presence.RoleOfConversation},
 	} {
-		if *r.set, err = c.form.role(r.name, r.has); err != nil {
+		if *r.set, err = c.roleParameter(r.name, s.SID, r.of); err != nil {
 			return nil, err
 		}
 	}
@@ -166,6 +164,9 @@ func (c *call) updateService(s presence.Service, u presence.ServiceUpdate, what 
 		return show(s), nil
 	}
 	s, err := c.store.UpdateService(c.ctx, s.SID, u)
+	if errors.Is(err, presence.ErrNoRole) {
+		return nil, errNoRole
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -207,47 +208,4 @@ func (c *call) updateServicePresence() (any, error) {
 		return nil, err
 	}
 	return c.updateService(s, u, "service presence updated", c.showServicePresence)
-}
-
-type configuration struct {
-	AccountSID       string            `json:"account_sid"`
-	ServiceSID       string            `json:"default_chat_service_sid"`
-	MessagingService *string           `json:"default_messaging_service_sid"` // like the timers always null: they are about conversations
-	InactiveTimer    *string           `json:"default_inactive_timer"`
-	ClosedTimer      *string           `json:"default_closed_timer"`
-	URL              string            `json:"url"`
-	Links            map[string]string `json:"links"`
-}
-
-func (c *call) fetchConfiguration() (any, error) {
-	sid, err := c.store.DefaultService(c.ctx)
-	if err != nil {
-		return nil, err
-	}
-	return configuration{
-		AccountSID: c.account, ServiceSID: sid, URL: c.url("/v1/Configuration"),
-		Links: links(c.url(""), map[string]string{
-			"service": "/v1/Services/" + sid + "/Configuration", "webhooks": "/v1/Configuration/Webhooks",
-		}),
-	}, nil
-}
-
-func (c *call) updateConfiguration() (any, error) {
-	sid, err := c.form.text("DefaultChatServiceSid")
-	if err != nil {
-		return nil, err
-	}
-	if sid != nil {
-		if !presence.IsSID(*sid, "IS") {
-			return nil, errNoDefault
-		}
-		switch err := c.store.SetDefaultService(c.ctx, *sid); {
-		case presence.KindOf(err) == presence.KindNotFound && err != nil:
-			return nil, errNoDefault
-		case err != nil:
-			return nil, err
-		}
-		c.audit("default service chosen", zap.String("service", *sid))
-	}
-	return c.fetchConfiguration()
 }

@@ -29,11 +29,7 @@ type user struct {
 // showUser shows a user by itself, with its reachability, at the form of URL that
 // was asked: that of the service, or the short one of the default service.
 func (c *call) showUser(s presence.Service, u presence.User) user {
-	path := "/v1/Users/"
-	if _, named := c.vars["ChatServiceSid"]; named {
-		path = "/v1/Services/" + s.SID + path[len("/v1"):]
-	}
-	url := c.url(path + u.SID)
+	url := c.url(c.base(s.SID) + "/Users/" + u.SID)
 	view := s.View(u)
 	return user{
 		SID: u.SID, AccountSID: c.account, ServiceSID: s.SID, RoleSID: u.Role, Identity: u.Identity, FriendlyName: u.FriendlyName,
@@ -86,13 +82,13 @@ func (c *call) checkIdentity(identity string) error {
 }
 
 func (c *call) userUpdate(s presence.Service) (u presence.UserUpdate, err error) {
-	if u.FriendlyName, err = c.form.name(); err != nil {
+	if u.FriendlyName, err = c.form.name(presence.MaxFriendlyName); err != nil {
 		return u, err
 	}
 	if u.Attributes, err = c.form.attributes(c.opt.MaxAttributes); err != nil {
 		return u, err
 	}
-	u.Role, err = c.form.role("RoleSid", serviceRole(s))
+	u.Role, err = c.roleParameter("RoleSid", s.SID, presence.RoleOfService)
 	return u, err
 }
 
@@ -112,21 +108,14 @@ func (c *call) listUsers() (any, error) {
 
 // user is the user that the request is about, by SID or identity, and its service.
 func (c *call) user() (presence.Service, presence.User, error) {
-	s, err := c.service()
+	sid, err := c.serviceSID()
 	if err != nil {
-		return s, presence.User{}, err
+		return presence.Service{}, presence.User{}, err
 	}
-	name := c.vars["Sid"]
-	var u presence.User
-	switch {
-	case presence.IsSID(name, "US"):
-		u, err = c.store.UserBySID(c.ctx, s.SID, name)
-	case presence.CheckIdentity(name) != nil:
-		err = presence.ErrNoUser
-	default:
-		u, err = c.store.User(c.ctx, presence.Key{Service: s.SID, Identity: name})
+	if presence.CheckIdentity(c.vars["Sid"]) != nil {
+		return presence.Service{}, presence.User{}, presence.ErrNoUser
 	}
-	return s, u, err
+	return c.store.User(c.ctx, sid, c.vars["Sid"])
 }
 
 func (c *call) fetchUser() (any, error) {
@@ -146,7 +135,7 @@ func (c *call) updateUser() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if update != (presence.UserUpdate{}) {
+	if !update.Empty() {
 		if u, err = c.store.UpdateUser(c.ctx, u.Key, update); err != nil {
 			return nil, err
 		}

@@ -22,22 +22,24 @@ var allowed = map[string][]string{
 	"fanout":                {"presence"},
 	"fanout/redisbus":       {"fanout", "presence", "internal/keys"},
 	"fanout/fanouttest":     {"fanout", "presence"},
-	"auth":                  {"presence"},
-	"gateway":               {"fanout", "presence", "auth"},
+	"auth":                  {"presence", "internal/rate"},
+	"gateway":               {"fanout", "presence", "auth", "internal/rate"},
+	"webhook":               {"presence"},
 	"gateway/native":        {"gateway", "fanout", "presence", "auth"},
 	"gateway/rest":          {"presence"},
 	"gateway/console":       {"presence"},
 	"configs":               {"presence"},
 	"client":                {},
 	"internal/keys":         {"presence"},
+	"internal/rate":         {},
 	"internal/testkit":      {},
 	"internal/arch":         {},
-	"cmd/rollcall":          {"auth", "client", "configs", "fanout", "fanout/redisbus", "gateway", "gateway/console", "gateway/native", "gateway/rest", "presence", "presence/redisstore", "internal/keys"},
+	"cmd/rollcall":          {"auth", "client", "configs", "fanout", "fanout/redisbus", "gateway", "gateway/console", "gateway/native", "gateway/rest", "presence", "presence/redisstore", "internal/keys", "internal/rate", "webhook"},
 }
 
 // standardOnly are the packages that import nothing but the standard library and
 // our own: the domain and the fan-out know no Redis, zap, Prometheus or WebSocket.
-var standardOnly = []string{"presence", "fanout", "internal/keys"}
+var standardOnly = []string{"presence", "fanout", "internal/keys", "internal/rate"}
 
 func TestImports(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", module+"...").Output()

@@ -8,6 +8,7 @@
 package keys
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"strconv"
 
@@ -68,10 +69,44 @@ func (k Keys) SIDs(p presence.Partition, service string) string {
 	return k.Base(p) + ":" + service + ":sids"
 }
 
+// Online is the key of a service's users of one partition who are recorded online,
+// by the stamp of their last change.
+func (k Keys) Online(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":online"
+}
+
+// Seq is the key of a partition's counters.
+func (k Keys) Seq(p presence.Partition) string { return k.Base(p) + ":seq" }
+
 // NodeSessions is the key of the set of sessions that a node holds in a partition.
 func (k Keys) NodeSessions(p presence.Partition, n presence.NodeID) string {
 	return k.Base(p) + ":node:" + string(n)
 }
+
+// Bindings is the key of a service's push bindings of one partition, in creation
+// order.
+func (k Keys) Bindings(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":bindings"
+}
+
+// BindingsOf is the key of the hash of a user's bindings.
+func (k Keys) BindingsOf(u presence.Key) string {
+	return k.Base(k.Of(u)) + ":" + u.Service + ":b:" + u.Identity
+}
+
+// BindingSIDs is the key of the hash from binding SID to identity of one partition.
+func (k Keys) BindingSIDs(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":bsids"
+}
+
+// BindingsWith is the key of the set of a credential's bindings in one partition.
+func (k Keys) BindingsWith(p presence.Partition, credential string) string {
+	return k.Base(p) + ":cred:" + credential
+}
+
+// Unsettled is the key of the bindings of one partition whose address is to be
+// compared.
+func (k Keys) Unsettled(p presence.Partition) string { return k.Base(p) + ":unsettled" }
 
 // Service is the key of a service's hash.
 func (k Keys) Service(sid string) string { return k.Base(presence.Services) + ":" + sid }
@@ -82,7 +117,44 @@ func (k Keys) AllServices() string { return k.Base(presence.Services) + ":all" }
 // DefaultService is the key that holds the default service's SID.
 func (k Keys) DefaultService() string { return k.Base(presence.Services) + ":default" }
 
-// Purge is the key of the deleted services that are to be purged once more.
+// Credential is the key of a push credential's hash.
+func (k Keys) Credential(sid string) string { return k.Base(presence.Services) + ":" + sid }
+
+// Credentials is the key of the push credentials in creation order.
+func (k Keys) Credentials() string { return k.Base(presence.Services) + ":credentials" }
+
+// Account is the key of the hash of the account's configuration.
+func (k Keys) Account() string { return k.Base(presence.Services) + ":account" }
+
+// Roles is the key of a service's roles in creation order, Role that of one's hash.
+func (k Keys) Roles(service string) string     { return k.Service(service) + ":roles" }
+func (k Keys) Role(service, sid string) string { return k.Service(service) + ":role:" + sid }
+
+// Notifications is the key of the hash of a service's push settings.
+func (k Keys) Notifications(service string) string { return k.Service(service) + ":notifications" }
+
+// APIKeys is the key of the API keys in creation order, APIKey that of one's hash.
+func (k Keys) APIKeys() string          { return k.Base(presence.Services) + ":keys" }
+func (k Keys) APIKey(sid string) string { return k.Base(presence.Services) + ":key:" + sid }
+
+// Revocations is the key of a service's revocations by age, Revoked that of the hash
+// from their SIDs to what they say.
+func (k Keys) Revocations(service string) string { return k.Service(service) + ":revocations" }
+func (k Keys) Revoked(service string) string     { return k.Service(service) + ":revoked" }
+
+// DeadLetters is the key of a service's dead letters of one partition, in the order
+// of their death; Letters that of the hash from EV SID to dead letter.
+func (k Keys) DeadLetters(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":dead"
+}
+
+// Letters is described with DeadLetters.
+func (k Keys) Letters(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":letters"
+}
+
+// Purge is the key of what is left to do in the partitions: deleted services and
+// credentials that are to be purged once more, changes of webhooks to be told.
 func (k Keys) Purge() string { return k.Base(presence.Services) + ":purge" }
 
 // PartitionCount is the key that holds the number of partitions, set on first use.
@@ -91,12 +163,27 @@ func (k Keys) PartitionCount() string { return k.Base(presence.Services) + ":par
 // Node is the key of a node's information, and its own channel.
 func (k Keys) Node(n presence.NodeID) string { return k.Prefix + "node:" + string(n) }
 
+// Wake is the channel on which nodes are told that a partition has work for them:
+// a letter for the kind of work and the partition's number.
+func (k Keys) Wake() string { return k.Prefix + "wake" }
+
 // SIDPrefix is how the SIDs of a partition's users begin.
 func SIDPrefix(p presence.Partition) string { return fmt.Sprintf("US%04x", int(p)) }
 
-// OfSID is the partition that a user SID names; false if it names none.
+// BindingSID is the SID of a user's binding of an address. It begins with the user's
+// partition, and is the same each time.
+func (k Keys) BindingSID(u presence.Key, t presence.PushType, address string) string {
+	h := sha256.New()
+	for _, part := range []string{u.Service, u.Identity, string(t), address} {
+		_, _ = fmt.Fprintf(h, "%d:%s", len(part), part)
+	}
+	return fmt.Sprintf("BS%04x%x", int(k.Of(u)), h.Sum(nil)[:14])
+}
+
+// OfSID is the partition that the SID of a user, a binding or an event names; false
+// if it names none.
 func (k Keys) OfSID(sid string) (presence.Partition, bool) {
-	if !presence.IsSID(sid, "US") {
+	if !presence.IsSID(sid, "US") && !presence.IsSID(sid, "BS") && !presence.IsSID(sid, "EV") {
 		return 0, false
 	}
 	n, err := strconv.ParseUint(sid[2:6], 16, 16)

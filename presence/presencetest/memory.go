@@ -231,7 +231,8 @@ func (m *Memory) EnsureUser(_ context.Context, k presence.Key, _ presence.Servic
 	}
 	defer m.mu.Unlock()
 	online, epoch, _, _ := m.model.User(k)
-	return presence.User{Key: k, SID: m.sids[k], Online: online, Epoch: epoch}, nil
+	notifiable, nepoch, _ := m.model.Notifiable(k)
+	return presence.User{Key: k, SID: m.sids[k], Online: online, Epoch: epoch, Notifiable: notifiable, NotifiableEpoch: nepoch}, nil
 }
 
 // End implements presence.Store.
@@ -261,6 +262,29 @@ func (m *Memory) Beat(_ context.Context, ps []presence.Partition, n presence.Nod
 		m.publish(ts)
 	}
 	return beats, errs
+}
+
+// ExpireBindings implements presence.Store.
+func (m *Memory) ExpireBindings(_ context.Context, p presence.Partition) (int, error) {
+	if err := m.lock(); err != nil {
+		return 0, err
+	}
+	defer m.mu.Unlock()
+	m.calls["ExpireBindings"]++
+	n, ts := m.model.Expire(time.Now(), p, func(sid string) presence.Service { return m.services[sid] })
+	m.publish(ts)
+	return n, nil
+}
+
+// Bind registers an address for a user.
+func (m *Memory) Bind(_ context.Context, k presence.Key, r presence.Registration) (presence.Binding, error) {
+	if err := m.lock(); err != nil {
+		return presence.Binding{}, err
+	}
+	defer m.mu.Unlock()
+	ts, err := m.model.Bind(time.Now(), k, m.services[k.Service], r)
+	m.publish(ts)
+	return presence.Binding{Key: k, Type: r.Type, Address: r.Address, Expires: time.Now().Add(r.Life)}, err
 }
 
 // Sessions implements presence.Store.

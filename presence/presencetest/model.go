@@ -18,6 +18,8 @@ type Model struct {
 	Partition    func(presence.Key) presence.Partition
 
 	users map[presence.Key]*user
+	// owner is which user of a service has an address.
+	owner map[address]presence.Key
 	parts map[presence.Partition]*partition
 }
 
@@ -25,6 +27,10 @@ type user struct {
 	online   presence.Tri
 	epoch    int64
 	sessions map[presence.SessionID]presence.NodeID
+
+	notifiable      presence.Tri
+	notifiableEpoch int64
+	bindings        map[address]binding
 }
 
 type partition struct {
@@ -38,16 +44,20 @@ type partition struct {
 
 // Transition is a published event, less its revision.
 type Transition struct {
-	Key     presence.Key
-	Online  presence.Tri
-	Epoch   int64
+	Key    presence.Key
+	Online presence.Tri
+	Epoch  int64
+	// Notifiable and its epoch.
+	Notifiable      presence.Tri
+	NotifiableEpoch int64
+
 	Reasons presence.Reasons
 	Deleted bool
 }
 
 func (m *Model) part(p presence.Partition) *partition {
 	if m.parts == nil {
-		m.parts, m.users = map[presence.Partition]*partition{}, map[presence.Key]*user{}
+		m.parts, m.users, m.owner = map[presence.Partition]*partition{}, map[presence.Key]*user{}, map[address]presence.Key{}
 	}
 	if m.parts[p] == nil {
 		m.parts[p] = &partition{
@@ -66,7 +76,7 @@ func set[K, I comparable, V any](m map[K]map[I]V, k K, i I, v V) {
 }
 
 func (u *user) event(k presence.Key, r presence.Reasons) Transition {
-	return Transition{Key: k, Online: u.online, Epoch: u.epoch, Reasons: r}
+	return Transition{Key: k, Online: u.online, Epoch: u.epoch, Notifiable: u.notifiable, NotifiableEpoch: u.notifiableEpoch, Reasons: r}
 }
 
 // Register is a node recording sessions of one partition.
@@ -90,7 +100,7 @@ func (m *Model) register(p *partition, n presence.NodeID, h presence.Held) (pres
 	}
 	u, exists := m.users[h.Key]
 	if !exists {
-		u = &user{sessions: map[presence.SessionID]presence.NodeID{}}
+		u = &user{sessions: map[presence.SessionID]presence.NodeID{}, bindings: map[address]binding{}}
 		m.users[h.Key] = u
 	}
 	u.sessions[h.ID] = n
@@ -200,6 +210,7 @@ func (m *Model) Beat(now time.Time, n presence.NodeID, q presence.Partition) (pr
 			out = append(out, m.offline(k))
 		}
 	}
+	b.Bindings = len(m.due(now, q))
 	b.Ops = p.ops[n]
 	b.End = slices.Sorted(maps.Keys(p.end[n]))
 	return b, out
@@ -220,6 +231,35 @@ func (m *Model) Leave(now time.Time, n presence.NodeID, q presence.Partition, ha
 	delete(p.ops, n)
 }
 
+// EndSessions is the operator ending a session of a user, or all where id is "".
+func (m *Model) EndSessions(k presence.Key, service presence.Service, id presence.SessionID) (ended int, out []Transition) {
+	p := m.part(m.Partition(k))
+	u := m.users[k]
+	if u == nil {
+		return 0, nil
+	}
+	for s, n := range u.sessions {
+		if id == "" || id == s {
+			m.expel(p, u, n, s)
+			ended++
+		}
+	}
+	if (ended > 0 || id == "") && m.orphan(k) {
+		delete(p.linger, k)
+		if service.Enabled {
+			u.epoch = max(u.epoch, service.Epoch)
+		}
+		out = []Transition{m.offline(k)}
+	}
+	return ended, out
+}
+
+func (m *Model) expel(p *partition, u *user, n presence.NodeID, s presence.SessionID) {
+	delete(u.sessions, s)
+	delete(p.held[n], s)
+	set(p.end, n, s, true)
+}
+
 // Delete is the deletion of a user.
 func (m *Model) Delete(k presence.Key) []Transition {
 	p := m.part(m.Partition(k))
@@ -228,8 +268,10 @@ func (m *Model) Delete(k presence.Key) []Transition {
 		return nil
 	}
 	for s, n := range u.sessions {
-		delete(p.held[n], s)
-		set(p.end, n, s, true)
+		m.expel(p, u, n, s)
+	}
+	for a := range u.bindings {
+		delete(m.owner, a)
 	}
 	delete(m.users, k)
 	delete(p.linger, k)

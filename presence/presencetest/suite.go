@@ -18,23 +18,36 @@ import (
 // Store is all that a presence store offers.
 type Store interface {
 	presence.Store
+	presence.Bindings
+	Binding(ctx context.Context, service, sid string) (presence.Binding, error)
+	ListBindings(ctx context.Context, service string, f presence.BindingFilter, cursor string, limit int) (presence.Page[presence.Binding], error)
+	CreateCredential(ctx context.Context, account string, t presence.PushType, u presence.CredentialUpdate) (presence.Credential, error)
+	Credential(ctx context.Context, sid string) (presence.Credential, error)
+	ListCredentials(ctx context.Context, cursor string, limit int) (presence.Page[presence.Credential], error)
+	UpdateCredential(ctx context.Context, sid string, u presence.CredentialUpdate) (presence.Credential, error)
+	DeleteCredential(ctx context.Context, sid string) error
 	CreateService(context.Context, presence.Service) (presence.Service, error)
 	Service(ctx context.Context, sid string) (presence.Service, error)
 	ListServices(ctx context.Context, cursor string, limit int) (presence.Page[presence.Service], error)
 	UpdateService(ctx context.Context, sid string, u presence.ServiceUpdate) (presence.Service, error)
 	DeleteService(ctx context.Context, sid string) error
 	DefaultService(context.Context) (string, error)
-	SetDefaultService(ctx context.Context, sid string) error
+	UpdateAccount(ctx context.Context, u presence.AccountUpdate) error
 	BeatServices(context.Context) (run string, seq uint64, err error)
 	RestoreService(ctx context.Context, s presence.Service, run string) (presence.Service, error)
 	CreateUser(context.Context, presence.Key, presence.UserUpdate) (presence.User, error)
-	User(context.Context, presence.Key) (presence.User, error)
-	UserBySID(ctx context.Context, service, sid string) (presence.User, error)
+	User(ctx context.Context, service, name string) (presence.Service, presence.User, error)
 	ListUsers(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.User], error)
 	UpdateUser(context.Context, presence.Key, presence.UserUpdate) (presence.User, error)
 	DeleteUser(context.Context, presence.Key) error
 	ReadUsers(context.Context, []presence.Key) ([]presence.User, error)
 	CountSessions(context.Context, []presence.Key) ([]int, error)
+	UserSessions(context.Context, presence.Key) ([]presence.UserSession, error)
+	EndSessions(context.Context, presence.Key, presence.Service, presence.SessionID) (int, error)
+	Presence(ctx context.Context, service string, identities []string) (presence.Service, []presence.User, error)
+	OnlineUsers(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.User], int64, error)
+	Moment(context.Context) (presence.Moment, error)
+	Changes(ctx context.Context, s presence.Service, from presence.Place, limit int, m presence.Moment) (presence.Changes, error)
 }
 
 // Harness is a fresh store under test. Its lease is Lease, its stall Stall.
@@ -82,7 +95,21 @@ func Run(t *testing.T, open func(*testing.T) *Harness) {
 		{"HostileIdentities", hostileIdentities},
 		{"Profile", profile},
 		{"DefaultService", defaultService},
+		{"Notifiable", notifiable},
+		{"BindingMoves", bindingMoves},
+		{"BindingExpires", bindingExpires},
+		{"BindingLimits", bindingLimits},
+		{"BindingsGoWithTheirs", bindingsGoWithTheirs},
+		{"BindingTenancy", bindingTenancy},
+		{"ListBindings", listBindings},
+		{"Credentials", credentials},
+		{"ConcurrentMoves", concurrentMoves},
 		{"Model", model},
+		{"EndSessions", endSessions},
+		{"Presence", presenceOfMany},
+		{"OnlineUsers", onlineUsers},
+		{"Places", places},
+		{"Changes", changes},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
 	}
@@ -506,11 +533,11 @@ func deleteUser(t *testing.T, h *Harness) {
 	if err := w.Store.DeleteUser(w.ctx, w.key("ada")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Store.User(w.ctx, w.key("ada")); !errors.Is(err, presence.ErrNoUser) {
+	if _, _, err := w.Store.User(w.ctx, w.service.SID, "ada"); !errors.Is(err, presence.ErrNoUser) {
 		t.Errorf("User after deletion: %v; want ErrNoUser", err)
 	}
-	if _, err := w.Store.UserBySID(w.ctx, w.service.SID, sid); !errors.Is(err, presence.ErrNoUser) {
-		t.Errorf("UserBySID after deletion: %v; want ErrNoUser", err)
+	if _, _, err := w.Store.User(w.ctx, w.service.SID, sid); !errors.Is(err, presence.ErrNoUser) {
+		t.Errorf("User by SID after deletion: %v; want ErrNoUser", err)
 	}
 	if b := w.beat("n1", "ada"); !slices.Equal(b.End, []presence.SessionID{sessionID(1)}) {
 		t.Errorf("sessions to end = %v; want the one of the deleted user", b.End)
@@ -627,7 +654,7 @@ func tenancy(t *testing.T, h *Harness) {
 		}
 	}
 	b.wantOnline("other service", "ada", presence.Null)
-	if _, err := b.Store.UserBySID(b.ctx, b.service.SID, a.view("ada").SID); !errors.Is(err, presence.ErrNoUser) {
+	if _, _, err := b.Store.User(b.ctx, b.service.SID, a.view("ada").SID); !errors.Is(err, presence.ErrNoUser) {
 		t.Errorf("SID of another service's user: %v; want ErrNoUser", err)
 	}
 	if err := b.Store.DeleteUser(b.ctx, b.key("ada")); !errors.Is(err, presence.ErrNoUser) {
@@ -698,7 +725,7 @@ func hostileIdentities(t *testing.T, h *Harness) {
 		if len(events) != 1 || events[0].User.Identity != identity {
 			t.Errorf("published for %q: %+v", identity, events)
 		}
-		u := must(w.Store.UserBySID(w.ctx, w.service.SID, w.view(identity).SID))(t)
+		u := must(must3(w.Store.User(w.ctx, w.service.SID, w.view(identity).SID)))(t)
 		if u.Identity != identity || w.view(identity).Online != presence.True {
 			t.Errorf("user %q reads as %q, online %v", identity, u.Identity, w.view(identity).Online)
 		}
@@ -745,7 +772,7 @@ func profile(t *testing.T, h *Harness) {
 		t.Errorf("an update that changes nothing: revision %d; want %d", u3.Rev, u2.Rev)
 	}
 	w.register("n1", "ada", 1)
-	if u4 := must(w.Store.User(w.ctx, w.key("ada")))(t); !u4.Updated.Equal(u2.Updated) {
+	if u4 := must(must3(w.Store.User(w.ctx, w.service.SID, "ada")))(t); !u4.Updated.Equal(u2.Updated) {
 		t.Errorf("presence moved the date of update")
 	}
 	ghost := presence.Key{Service: "IS00000000000000000000000000000000", Identity: "x"}
@@ -760,10 +787,10 @@ func defaultService(t *testing.T, h *Harness) {
 	if err := w.Store.DeleteService(w.ctx, def); !errors.Is(err, presence.ErrDefaultService) {
 		t.Errorf("deleting the default service: %v; want ErrDefaultService", err)
 	}
-	if err := w.Store.SetDefaultService(w.ctx, "IS00000000000000000000000000000000"); !errors.Is(err, presence.ErrNoService) {
+	if err := w.Store.UpdateAccount(w.ctx, presence.AccountUpdate{DefaultService: new("IS00000000000000000000000000000000")}); !errors.Is(err, presence.ErrNoService) {
 		t.Errorf("defaulting to no service: %v; want ErrNoService", err)
 	}
-	if err := w.Store.SetDefaultService(w.ctx, w.service.SID); err != nil {
+	if err := w.Store.UpdateAccount(w.ctx, presence.AccountUpdate{DefaultService: &w.service.SID}); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Store.DeleteService(w.ctx, def); err != nil {
@@ -783,6 +810,9 @@ func model(t *testing.T, h *Harness) {
 		known := map[presence.NodeID]presence.Service{"n1": w.service, "n2": w.service, "n3": w.service}
 		identities := []string{"ada", "bob", "cy"}
 		revs := map[string]int64{}
+		find := func(string) presence.Service { return w.service }
+		addresses := rapid.SampledFrom([]string{"a", "b", "c"})
+		credential := must(w.Store.CreateCredential(w.ctx, "AC0", presence.PushFCM, presence.CredentialUpdate{}))(t).SID
 
 		node := rapid.SampledFrom(nodes)
 		identity := rapid.SampledFrom(identities)
@@ -794,7 +824,7 @@ func model(t *testing.T, h *Harness) {
 		check := func(what string, want []Transition) {
 			var got []Transition
 			for _, e := range h.Events() {
-				got = append(got, Transition{Key: e.User.Key, Online: e.User.Online, Epoch: e.User.Epoch, Reasons: e.Reasons, Deleted: e.Deleted})
+				got = append(got, Transition{Key: e.User.Key, Online: e.User.Online, Epoch: e.User.Epoch, Notifiable: e.User.Notifiable, NotifiableEpoch: e.User.NotifiableEpoch, Reasons: e.Reasons, Deleted: e.Deleted})
 				if e.User.Rev <= revs[e.User.Identity] {
 					rt.Fatalf("%s: revision %d after %d", what, e.User.Rev, revs[e.User.Identity])
 				}
@@ -814,6 +844,12 @@ func model(t *testing.T, h *Harness) {
 				if exists != (u.SID != "") || online != u.Online || epoch != u.Epoch || sessions != live {
 					rt.Fatalf("%s: %s is exists=%v online=%v epoch=%d sessions=%d; want %v %v %d %d",
 						what, id, u.SID != "", u.Online, u.Epoch, live, exists, online, epoch, sessions)
+				}
+				bound := must(h.Store.ListBindings(w.ctx, w.service.SID, presence.BindingFilter{Identities: []string{id}}, "", 100))(t).Items
+				notifiable, nepoch, bindings := m.Notifiable(k)
+				if notifiable != u.Notifiable || nepoch != u.NotifiableEpoch || bindings != len(bound) {
+					rt.Fatalf("%s: %s is notifiable=%v epoch=%d bindings=%v; want %v %d %d",
+						what, id, u.Notifiable, u.NotifiableEpoch, bound, notifiable, nepoch, bindings)
 				}
 			}
 		}
@@ -852,7 +888,7 @@ func model(t *testing.T, h *Harness) {
 				got := must(beats[0], errs[0])(t)
 				slices.Sort(got.End)
 				if got.Ops != want.Ops || got.Reaped != want.Reaped || got.OfflineByLease != want.OfflineByLease ||
-					got.OfflineByLinger != want.OfflineByLinger || !slices.Equal(got.End, want.End) || (got.Stalled > 0) != (want.Stalled > 0) {
+					got.OfflineByLinger != want.OfflineByLinger || !slices.Equal(got.End, want.End) || (got.Stalled > 0) != (want.Stalled > 0) || got.Bindings < want.Bindings {
 					rt.Fatalf("Beat = %+v; want %+v", got, want)
 				}
 				check("beat", out)
@@ -877,6 +913,51 @@ func model(t *testing.T, h *Harness) {
 					rt.Fatal(err)
 				}
 				check("delete", want)
+			},
+			"bind": func(rt *rapid.T) {
+				k := w.key(identity.Draw(rt, "identity"))
+				r := presence.Registration{
+					Type: presence.PushFCM, Address: addresses.Draw(rt, "address"), Credential: rapid.SampledFrom([]string{"", credential}).Draw(rt, "credential"),
+					Life: time.Duration(rapid.SampledFrom([]int{60, 90, 600}).Draw(rt, "life")) * time.Second,
+				}
+				want, wantErr := m.Bind(now, k, w.service, r)
+				if _, err := h.Store.Bind(w.ctx, k, r); !errors.Is(err, wantErr) {
+					rt.Fatalf("Bind = %v; want %v", err, wantErr)
+				}
+				check("bind", want)
+			},
+			"unbind": func(rt *rapid.T) {
+				k, a := w.key(identity.Draw(rt, "identity")), addresses.Draw(rt, "address")
+				want, wantErr := m.Unbind(k, w.service, presence.PushFCM, a)
+				if err := h.Store.UnbindAddress(w.ctx, k, presence.PushFCM, a); !errors.Is(err, wantErr) {
+					rt.Fatalf("UnbindAddress = %v; want %v", err, wantErr)
+				}
+				check("unbind", want)
+			},
+			"expire": func(rt *rapid.T) {
+				q := h.Store.Partition(w.key(identity.Draw(rt, "identity")))
+				want, out := m.Expire(now, q, find)
+				if n := must(h.Store.ExpireBindings(w.ctx, q))(t); n != want {
+					rt.Fatalf("ExpireBindings = %d; want %d", n, want)
+				}
+				check("expire", out)
+			},
+			"delete credential": func(rt *rapid.T) {
+				want := m.DeleteCredential(credential, find)
+				if err := h.Store.DeleteCredential(w.ctx, credential); err != nil {
+					rt.Fatal(err)
+				}
+				check("delete credential", want)
+				credential = must(w.Store.CreateCredential(w.ctx, "AC0", presence.PushFCM, presence.CredentialUpdate{}))(t).SID
+			},
+			"end sessions": func(rt *rapid.T) {
+				n, id := node.Draw(rt, "node"), identity.Draw(rt, "identity")
+				s := rapid.SampledFrom([]presence.SessionID{"", sessionOf(n, id, session.Draw(rt, "session"))}).Draw(rt, "which")
+				want, out := m.EndSessions(w.key(id), known[n], s)
+				if got := must(h.Store.EndSessions(w.ctx, w.key(id), known[n], s))(t); got != want {
+					rt.Fatalf("EndSessions(%s, %q) = %d; want %d", id, s, got, want)
+				}
+				check("end sessions", out)
 			},
 			"flip": func(rt *rapid.T) { w.flip(rapid.Bool().Draw(rt, "on")) },
 			"hear": func(rt *rapid.T) { known[node.Draw(rt, "node")] = w.service },

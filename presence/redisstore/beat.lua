@@ -6,7 +6,9 @@
 --          have renewed anything (Redis was paused or away), and that time is not
 --          counted against leases and lingers
 -- Reply: {run, seq, operations of this node, sessions reaped, offline by lease,
---         offline by linger, 1 if more is due, ms stalled, session to end, ...}
+--         offline by linger, 1 if more is due, ms stalled, bindings due, 1 if this node
+--         delivers the partition's webhooks, ms until there is any to deliver (-1: none),
+--         session to end, ...}
 local node, lease, left, stall = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local seq, nodes, lingers, ops = base .. ':seq', base .. ':nodes', base .. ':linger', base .. ':ops'
 
@@ -60,7 +62,21 @@ for _, member in ipairs(due) do
 end
 if redis.call('ZCOUNT', lingers, '-inf', str(now)) > 0 then more = 1 end
 
+-- The live node that the partition's name fits best: all nodes agree on it, and few
+-- partitions move when one comes or goes.
+local delivers, hooks = 0, -1
+if redis.call('EXISTS', base .. ':hooks') == 1 then
+  local best, chosen = ''
+  for _, n in ipairs(redis.call('ZRANGEBYSCORE', nodes, str(now), '+inf')) do
+    local fit = redis.sha1hex(base .. n)
+    if fit > best then best, chosen = fit, n end
+  end
+  if chosen == node then delivers = 1 end
+  hooks = work()
+end
+
 local at = redis.call('HMGET', seq, 'run', 'n')
-local reply = {at[1] or '', at[2] or '0', tonumber(redis.call('HGET', ops, node)) or 0, reaped, by_lease, by_linger, more, stalled}
+local reply = {at[1] or '', at[2] or '0', tonumber(redis.call('HGET', ops, node)) or 0, reaped, by_lease, by_linger, more, stalled,
+  redis.call('ZCOUNT', base .. ':bindexp', '-inf', str(now)) + redis.call('ZCOUNT', base .. ':unsettled', '-inf', str(now)), delivers, hooks}
 for _, session in ipairs(redis.call('SRANDMEMBER', base .. ':end:' .. node, 100)) do reply[#reply + 1] = session end
 return reply

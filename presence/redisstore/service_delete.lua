@@ -1,4 +1,4 @@
--- Deletes a service's record; its users are purged partition by partition, now by
+-- Deletes a service's record, its roles and settings; its users are purged partition by partition, now by
 -- the caller and once more later, after every node has heard of it.
 -- ARGV[2]  SID   ARGV[3]  ms until the later purge
 -- Reply: 1; 0 if there is no such service; 2 if it is the default service
@@ -6,7 +6,8 @@ local s = base .. ':' .. ARGV[2]
 local created = redis.call('HGET', s, 'created')
 if not created then return 0 end
 if redis.call('GET', base .. ':default') == ARGV[2] then return 2 end
-redis.call('DEL', s)
+for _, member in ipairs(redis.call('ZRANGE', s .. ':roles', 0, -1)) do redis.call('DEL', s .. ':role:' .. string.sub(member, 17)) end
+redis.call('DEL', s, s .. ':roles', s .. ':notifications', s .. ':revocations', s .. ':revoked')
 redis.call('ZREM', base .. ':all', string.format('%016.0f', tonumber(created)) .. ARGV[2])
 redis.call('ZADD', base .. ':purge', str(now + ARGV[3]), ARGV[2])
 publish({s = ARGV[2]})

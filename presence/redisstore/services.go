@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -25,6 +26,8 @@ func serviceOf(f fields) presence.Service {
 		DefaultServiceRole: f["role_service"], DefaultConversationRole: f["role_conversation"], DefaultConversationCreatorRole: f["role_creator"],
 		Created: time.UnixMicro(f.int("created")).UTC(), Updated: f.millis("updated"),
 	}
+	v.Webhooks, v.WebhooksVersion = webhooksOf(f), f.int("hook_version")
+	v.Debounce = time.Duration(f.int("debounce")) * time.Millisecond
 	if n := f.int("linger"); n >= 0 {
 		v.Linger = time.Duration(n) * time.Millisecond
 	}
@@ -51,8 +54,10 @@ func lingerField(d time.Duration) int64 {
 	return ms(d)
 }
 
-// UpdateService changes a service and returns it; ErrNoService. A flip of the
-// switch is a new revision, and turning it on a new epoch.
+// UpdateService changes a service and returns it; ErrNoService, ErrNoRole. A flip of the
+// switch is a new revision, and turning it on a new epoch. A change of webhooks or
+// debounce is told to every partition in one round more, and holds for what happens
+// after; should that fail, some node makes up for it within seconds.
 func (s *Store) UpdateService(ctx context.Context, sid string, u presence.ServiceUpdate) (presence.Service, error) {
 	args := []any{"update", sid}
 	if u.Enabled != nil {
@@ -69,15 +74,28 @@ func (s *Store) UpdateService(ctx context.Context, sid string, u presence.Servic
 			args = append(args, f.name, *f.value)
 		}
 	}
-	return s.serviceReply(s.run(ctx, "update service", serviceWriteScript, presence.Services, args...))
+	if u.Webhooks != nil {
+		args = append(args, webhookFields(*u.Webhooks)...)
+	}
+	if u.Debounce != nil {
+		args = append(args, "debounce", ms(*u.Debounce))
+	}
+	v, err := s.serviceReply(s.run(ctx, "update service", serviceWriteScript, presence.Services, args...))
+	if err == nil && (u.Webhooks != nil || u.Debounce != nil) {
+		s.tellPartitions(ctx, sid, v.WebhooksVersion)
+	}
+	return v, err
 }
 
 func (s *Store) serviceReply(reply any, err error) (presence.Service, error) {
 	if err != nil {
 		return presence.Service{}, err
 	}
-	if reply == "missing" {
+	switch reply {
+	case "missing":
 		return presence.Service{}, presence.ErrNoService
+	case "no role":
+		return presence.Service{}, presence.ErrNoRole
 	}
 	f, ok := hash(reply)
 	if !ok {
@@ -112,6 +130,11 @@ func (s *Store) RestoreService(ctx context.Context, v presence.Service, run stri
 	}
 	if v.Rev != 0 {
 		args = append(args, "rev", v.Rev, "epoch", v.Epoch)
+	}
+	if v.WebhooksVersion != 0 {
+		w := v.Webhooks
+		args = append(args, webhookFields(presence.WebhooksUpdate{PreURL: &w.PreURL, PostURL: &w.PostURL, Filters: &w.Filters, Method: &w.Method})...)
+		args = append(args, "debounce", ms(v.Debounce), "hook_version", v.WebhooksVersion)
 	}
 	return s.serviceReply(s.run(ctx, "restore service", serviceRestoreScript, presence.Services, args...))
 }
@@ -159,18 +182,6 @@ func (s *Store) DefaultService(ctx context.Context) (string, error) {
 	return sid, nil
 }
 
-// SetDefaultService makes another service the default; ErrNoService.
-func (s *Store) SetDefaultService(ctx context.Context, sid string) error {
-	reply, err := s.run(ctx, "set default service", serviceDefaultScript, presence.Services, sid)
-	if err != nil {
-		return err
-	}
-	if reply == int64(0) {
-		return presence.ErrNoService
-	}
-	return nil
-}
-
 // DeleteService deletes a service and its users; ErrNoService, and ErrDefaultService
 // for the default one. From the first round trip on the service is gone for every
 // reader; its users follow, one partition a round trip.
@@ -205,8 +216,8 @@ func (s *Store) purge(ctx context.Context, sid string) error {
 	return nil
 }
 
-// BeatServices asks for the state of the services' event counter, and purges
-// what deleted services left, if that is due.
+// BeatServices asks for the state of the services' event counter, and does what is
+// left to do in the partitions, if that is due.
 func (s *Store) BeatServices(ctx context.Context) (run string, seq uint64, err error) {
 	reply, err := s.run(ctx, "beat services", serviceBeatScript, presence.Services, 1)
 	if err != nil {
@@ -223,11 +234,19 @@ func (s *Store) BeatServices(ctx context.Context) (run string, seq uint64, err e
 		return "", 0, malformed("beat services", reply)
 	}
 	for _, v := range list[2:] {
-		sid, _ := v.(string)
-		if err := s.purge(ctx, sid); err != nil {
+		todo, _ := v.(string)
+		if change, ok := strings.CutPrefix(todo, "hooks "); ok {
+			owner, _, _ := strings.Cut(change, " ")
+			err = s.tellWebhooks(ctx, owner)
+		} else if presence.IsSID(todo, "CR") {
+			err = s.purgeCredential(ctx, todo)
+		} else {
+			err = s.purge(ctx, todo)
+		}
+		if err != nil {
 			return run, seq, err
 		}
-		if err := s.client.ZRem(ctx, s.keys.Purge(), sid).Err(); err != nil {
+		if err := s.client.ZRem(ctx, s.keys.Purge(), todo).Err(); err != nil {
 			return run, seq, unavailable("purge", err)
 		}
 	}

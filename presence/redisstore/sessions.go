@@ -2,7 +2,9 @@ package redisstore
 
 import (
 	"context"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -110,18 +112,24 @@ func (s *Store) Beat(ctx context.Context, ps []presence.Partition, n presence.No
 	return beats, errs
 }
 
-// pipeline runs a script on each partition, loading it where Redis has lost it.
+// pipeline runs a script on each partition.
 func (s *Store) pipeline(ctx context.Context, script *redis.Script, ps []presence.Partition, args []any) []*redis.Cmd {
+	return s.pipelineEach(ctx, script, ps, func(int) []any { return args })
+}
+
+// pipelineEach runs a script on each partition with its own arguments, loading it
+// where Redis has lost it.
+func (s *Store) pipelineEach(ctx context.Context, script *redis.Script, ps []presence.Partition, args func(i int) []any) []*redis.Cmd {
 	cmds := make([]*redis.Cmd, len(ps))
 	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for i, p := range ps {
-			cmds[i] = script.EvalSha(ctx, pipe, []string{s.keys.Base(p)}, args...)
+			cmds[i] = script.EvalSha(ctx, pipe, []string{s.keys.Base(p)}, args(i)...)
 		}
 		return nil
 	})
 	for i, c := range cmds {
 		if redis.HasErrorPrefix(c.Err(), "NOSCRIPT") {
-			cmds[i] = script.Run(ctx, s.client, []string{s.keys.Base(ps[i])}, args...)
+			cmds[i] = script.Run(ctx, s.client, []string{s.keys.Base(ps[i])}, args(i)...)
 		}
 	}
 	return cmds
@@ -129,7 +137,7 @@ func (s *Store) pipeline(ctx context.Context, script *redis.Script, ps []presenc
 
 func beat(reply any) (presence.Beat, bool) {
 	list, ok := reply.([]any)
-	if !ok || len(list) < 8 {
+	if !ok || len(list) < 11 {
 		return presence.Beat{}, false
 	}
 	var b presence.Beat
@@ -144,7 +152,7 @@ func beat(reply any) (presence.Beat, bool) {
 	if b.Seq, err = strconv.ParseUint(seq, 10, 64); err != nil {
 		return b, false
 	}
-	var n [6]int64
+	var n [9]int64
 	for i := range n {
 		if n[i], ok = list[2+i].(int64); !ok {
 			return b, false
@@ -152,7 +160,9 @@ func beat(reply any) (presence.Beat, bool) {
 	}
 	b.Ops, b.Reaped, b.OfflineByLease, b.OfflineByLinger, b.Due = n[0], int(n[1]), int(n[2]), int(n[3]), int(n[4])
 	b.Stalled = time.Duration(n[5]) * time.Millisecond
-	for _, v := range list[8:] {
+	b.Bindings = int(n[6])
+	b.Delivers, b.Webhooks = n[7] == 1, time.Duration(n[8])*time.Millisecond
+	for _, v := range list[11:] {
 		id, ok := v.(string)
 		if !ok {
 			return b, false
@@ -196,6 +206,35 @@ func (s *Store) Leave(ctx context.Context, ps []presence.Partition, n presence.N
 		ps = rest
 	}
 	return nil
+}
+
+// UserSessions returns the live sessions of a user, in the order of their IDs.
+func (s *Store) UserSessions(ctx context.Context, k presence.Key) ([]presence.UserSession, error) {
+	on, err := s.client.HGetAll(ctx, s.keys.On(k)).Result()
+	if err != nil {
+		return nil, unavailable("sessions of a user", err)
+	}
+	list := make([]presence.UserSession, 0, len(on))
+	for id, node := range on {
+		list = append(list, presence.UserSession{ID: presence.SessionID(id), Node: presence.NodeID(node)})
+	}
+	slices.SortFunc(list, func(a, b presence.UserSession) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	return list, nil
+}
+
+// EndSessions ends a session of a user, or all of them where id is "", for the
+// operator: if none is left the user is offline at once, and the nodes that hold them
+// are told to close them. It returns how many were ended.
+func (s *Store) EndSessions(ctx context.Context, k presence.Key, service presence.Service, id presence.SessionID) (int, error) {
+	reply, err := s.run(ctx, "end sessions", sessionEndScript, s.Partition(k), k.Service, k.Identity, string(id), flag(service.Enabled), service.Epoch, service.Rev)
+	if err != nil {
+		return 0, err
+	}
+	n, ok := reply.(int64)
+	if !ok {
+		return 0, malformed("end sessions", reply)
+	}
+	return int(n), nil
 }
 
 // CountSessions returns how many live sessions each user has, in one round.

@@ -6,11 +6,12 @@ package redisstore
 import (
 	"context"
 	"crypto/rand"
-	_ "embed"
+	"embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,46 +21,58 @@ import (
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
-var (
-	//go:embed lib.lua
-	lib string
-	//go:embed register.lua
-	registerLua string
-	//go:embed end.lua
-	endLua string
-	//go:embed beat.lua
-	beatLua string
-	//go:embed leave.lua
-	leaveLua string
-	//go:embed user_write.lua
-	userWriteLua string
-	//go:embed user_delete.lua
-	userDeleteLua string
-	//go:embed purge.lua
-	purgeLua string
-	//go:embed service_write.lua
-	serviceWriteLua string
-	//go:embed service_delete.lua
-	serviceDeleteLua string
-	//go:embed service_restore.lua
-	serviceRestoreLua string
-	//go:embed service_default.lua
-	serviceDefaultLua string
-	//go:embed service_beat.lua
-	serviceBeatLua string
+//go:embed *.lua
+var sources embed.FS
 
-	registerScript       = redis.NewScript(lib + registerLua)
-	endScript            = redis.NewScript(lib + endLua)
-	beatScript           = redis.NewScript(lib + beatLua)
-	leaveScript          = redis.NewScript(lib + leaveLua)
-	userWriteScript      = redis.NewScript(lib + userWriteLua)
-	userDeleteScript     = redis.NewScript(lib + userDeleteLua)
-	purgeScript          = redis.NewScript(lib + purgeLua)
-	serviceWriteScript   = redis.NewScript(lib + serviceWriteLua)
-	serviceDeleteScript  = redis.NewScript(lib + serviceDeleteLua)
-	serviceRestoreScript = redis.NewScript(lib + serviceRestoreLua)
-	serviceDefaultScript = redis.NewScript(lib + serviceDefaultLua)
-	serviceBeatScript    = redis.NewScript(lib + serviceBeatLua)
+// script joins lib.lua and the named files.
+func script(names ...string) *redis.Script {
+	var text strings.Builder
+	for _, name := range append([]string{"lib"}, names...) {
+		b, err := sources.ReadFile(name + ".lua")
+		if err != nil {
+			panic(err) // a misspelt name
+		}
+		text.Write(b)
+	}
+	return redis.NewScript(text.String())
+}
+
+var (
+	accessReadScript         = script("access", "access_read")
+	accessRestoreScript      = script("access", "access_restore")
+	accountHooksScript       = script("account_hooks")
+	accountWriteScript       = script("account_write")
+	addressScript            = script("address")
+	beatScript               = script("beat")
+	bindScript               = script("bind")
+	bindingsDueScript        = script("bindings_due")
+	credentialDeleteScript   = script("credential_delete")
+	credentialWriteScript    = script("credential_write")
+	endScript                = script("end")
+	hookClaimScript          = script("hook_claim")
+	hookReplayScript         = script("hook_replay")
+	hookSetScript            = script("hook_set")
+	hookSettleScript         = script("hook_settle")
+	keyDeleteScript          = script("access", "key_delete")
+	keyWriteScript           = script("access", "key_write")
+	leaveScript              = script("leave")
+	notificationsWriteScript = script("notifications_write")
+	purgeScript              = script("purge")
+	registerScript           = script("register")
+	revokeScript             = script("access", "revoke")
+	roleDeleteScript         = script("role_delete")
+	roleStockScript          = script("role_stock")
+	roleWriteScript          = script("role_write")
+	serviceBeatScript        = script("service_beat")
+	serviceDeleteScript      = script("service_delete")
+	serviceRestoreScript     = script("service_restore")
+	serviceWriteScript       = script("service_write")
+	unbindScript             = script("unbind")
+	userDeleteScript         = script("user_delete")
+	userWriteScript          = script("user_write")
+	userBySIDScript          = script("user_by_sid")
+	sessionEndScript         = script("session_end")
+	changesScript            = script("changes")
 )
 
 // Options tunes a Store. The zero value is ready for use.
@@ -255,4 +268,16 @@ func hash(reply any) (fields, bool) {
 		f[name] = value
 	}
 	return f, true
+}
+
+// texts are the strings of a reply.
+func texts(reply any) ([]string, bool) {
+	list, ok := reply.([]any)
+	all := make([]string, len(list))
+	for i, v := range list {
+		if all[i], ok = v.(string); !ok {
+			return nil, false
+		}
+	}
+	return all, ok
 }

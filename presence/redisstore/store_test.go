@@ -3,11 +3,13 @@ package redisstore_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/rollcall-presence/rollcall/internal/keys"
@@ -85,10 +87,10 @@ func harness(t *testing.T, c *redis.Client) *presencetest.Harness {
 // decode reads a published event as its description in docs/ARCHITECTURE.md says.
 func decode(t *testing.T, payload string) presence.Event {
 	var m struct {
-		R, Q, S, I, U, V, E, O, L string
-		M, D                      int
-		F                         *string
-		A                         string
+		R, Q, S, I, U, V, E, O, L, N, Ne string
+		M, D                             int
+		F                                *string
+		A                                string
 	}
 	if err := json.Unmarshal([]byte(payload), &m); err != nil {
 		t.Fatalf("published %q: %v", payload, err)
@@ -97,12 +99,8 @@ func decode(t *testing.T, payload string) presence.Event {
 	e := presence.Event{Reasons: presence.Reasons(m.M), Deleted: m.D == 1, User: presence.User{
 		Key: presence.Key{Service: m.S, Identity: m.I}, SID: m.U, Rev: num(m.V), Epoch: num(m.E), FriendlyName: m.F, Attributes: m.A,
 	}}
-	switch m.O {
-	case "1":
-		e.User.Online = presence.True
-	case "0":
-		e.User.Online = presence.False
-	}
+	states := map[string]presence.Tri{"1": presence.True, "0": presence.False}
+	e.User.Online, e.User.Notifiable, e.User.NotifiableEpoch = states[m.O], states[m.N], num(m.Ne)
 	if m.R == "" || num(m.Q) == 0 {
 		t.Errorf("published %q without run or seq", payload)
 	}
@@ -273,5 +271,83 @@ func TestScriptsReload(t *testing.T) {
 		if err := c.ScriptFlush(t.Context()).Err(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A deletion wakes the nodes that hold the user's sessions, and nobody if there are none.
+func TestDeletionWakes(t *testing.T) {
+	for name, open := range map[string]func(*testing.T) *redis.Client{
+		"miniredis": func(t *testing.T) *redis.Client { _, c := testkit.Mini(t); return c },
+		"redis": func(t *testing.T) *redis.Client {
+			c := testkit.Redis(t).Client()
+			t.Cleanup(func() { _ = c.Close() })
+			return c
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := open(t)
+			s := redisstore.New(c, redisstore.Options{})
+			sub := c.Subscribe(t.Context(), s.Keys().Wake(), "test:marker")
+			defer func() { _ = sub.Close() }()
+			for range 2 {
+				if _, err := sub.Receive(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			service, err := s.CreateService(t.Context(), presence.Service{Account: account})
+			if err != nil {
+				t.Fatal(err)
+			}
+			key := func(identity string) presence.Key { return presence.Key{Service: service.SID, Identity: identity} }
+			open := func(identity string) presence.Partition {
+				p := s.Partition(key(identity))
+				h := presence.Held{Key: key(identity), ID: presence.SessionID(fmt.Sprintf("%024d", 1)), Service: service}
+				if _, err := s.Register(t.Context(), p, "n1", []presence.Held{h}); err != nil {
+					t.Fatal(err)
+				}
+				return p
+			}
+			want := func(when string, ps ...presence.Partition) {
+				t.Helper()
+				if err := c.Publish(t.Context(), "test:marker", "").Err(); err != nil {
+					t.Fatal(err)
+				}
+				var got []string
+				for {
+					m, err := sub.ReceiveMessage(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					if m.Channel == "test:marker" {
+						break
+					}
+					got = append(got, m.Payload)
+				}
+				var texts []string
+				for _, p := range ps {
+					texts = append(texts, fmt.Sprintf("e%d", p))
+				}
+				if diff := cmp.Diff(texts, got); diff != "" {
+					t.Errorf("%s: wakes (-want +got):\n%s", when, diff)
+				}
+			}
+			if _, err := s.CreateUser(t.Context(), key("off"), presence.UserUpdate{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.DeleteUser(t.Context(), key("off")); err != nil {
+				t.Fatal(err)
+			}
+			want("a user without sessions deleted")
+			p := open("ada")
+			if err := s.DeleteUser(t.Context(), key("ada")); err != nil {
+				t.Fatal(err)
+			}
+			want("a connected user deleted", p)
+			p = open("bob")
+			if err := s.DeleteService(t.Context(), service.SID); err != nil {
+				t.Fatal(err)
+			}
+			want("the service deleted", p)
+		})
 	}
 }

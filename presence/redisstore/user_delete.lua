@@ -2,19 +2,19 @@
 -- ARGV[2]  service   ARGV[3]  identity   ARGV[4]  floor (the service's revision)
 -- Reply: 1, or 0 if there was no such user
 local svc, id, floor = ARGV[2], ARGV[3], tonumber(ARGV[4])
-local u, on = ukey(svc, id), onkey(svc, id)
+local u = ukey(svc, id)
 local f = redis.call('HMGET', u, 'sid', 'created', 'rev')
 if not f[1] then return 0 end
-local sessions = redis.call('HGETALL', on)
-for i = 1, #sessions, 2 do
-  redis.call('SREM', base .. ':node:' .. sessions[i + 1], sessions[i] .. svc .. id)
-  redis.call('SADD', base .. ':end:' .. sessions[i + 1], sessions[i])
-end
-redis.call('DEL', u, on)
+local live = expel(svc, id, '') > 0
+for _, sid in ipairs(redis.call('HKEYS', bkey(svc, id))) do unbind(svc, id, sid) end
+redis.call('DEL', u)
 redis.call('ZREM', base .. ':linger', svc .. id)
+redis.call('ZREM', base .. ':debounce', svc .. id)
 redis.call('ZREM', base .. ':' .. svc .. ':users', string.format('%016.0f', tonumber(f[2])) .. f[1])
 redis.call('HDEL', base .. ':' .. svc .. ':sids', f[1])
 local rev = math.max((tonumber(f[3]) or 0) + 1, now, floor + 1)
 if rev > (tonumber(redis.call('HGET', base .. ':seq', 'rev')) or 0) then redis.call('HSET', base .. ':seq', 'rev', str(rev)) end
+forget(svc, id)
 publish({s = svc, i = id, v = str(rev), d = 1, m = 0})
+if live then wake('e') end
 return 1

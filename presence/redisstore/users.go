@@ -1,6 +1,7 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -45,17 +46,21 @@ func (s *Store) write(ctx context.Context, mode string, k presence.Key, u presen
 	if err != nil {
 		return presence.User{}, err
 	}
-	return s.writeUser(ctx, mode, k, service, u)
+	origin := ""
+	if u.Tell {
+		origin = "API"
+	}
+	return s.writeUser(ctx, mode, k, service, u, origin)
 }
 
 // EnsureUser implements presence.Store.
 func (s *Store) EnsureUser(ctx context.Context, k presence.Key, service presence.Service) (presence.User, error) {
-	return s.writeUser(ctx, "ensure", k, service, presence.UserUpdate{})
+	return s.writeUser(ctx, "ensure", k, service, presence.UserUpdate{}, "SDK")
 }
 
-func (s *Store) writeUser(ctx context.Context, mode string, k presence.Key, service presence.Service, u presence.UserUpdate) (presence.User, error) {
+func (s *Store) writeUser(ctx context.Context, mode string, k presence.Key, service presence.Service, u presence.UserUpdate, origin string) (presence.User, error) {
 	p := s.Partition(k)
-	args := []any{mode, k.Service, k.Identity, newSID(keys.SIDPrefix(p)), service.DefaultServiceRole, service.Rev}
+	args := []any{mode, k.Service, k.Identity, newSID(keys.SIDPrefix(p)), service.DefaultServiceRole, service.Rev, origin}
 	for _, f := range []struct {
 		name  string
 		value *string
@@ -98,33 +103,124 @@ func (s *Store) DeleteUser(ctx context.Context, k presence.Key) error {
 	return nil
 }
 
-// User returns a user; ErrNoUser.
-func (s *Store) User(ctx context.Context, k presence.Key) (presence.User, error) {
-	users, err := s.ReadUsers(ctx, []presence.Key{k})
+// User returns a user, by SID or identity, and its service; ErrNoService, ErrNoUser.
+func (s *Store) User(ctx context.Context, service, name string) (presence.Service, presence.User, error) {
+	if presence.IsSID(name, "US") {
+		return s.userBySID(ctx, service, name)
+	}
+	var sc, uc *redis.MapStringStringCmd
+	k := presence.Key{Service: service, Identity: name}
+	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		sc, uc = pipe.HGetAll(ctx, s.keys.Service(service)), pipe.HGetAll(ctx, s.keys.User(k))
+		return nil
+	})
 	if err != nil {
-		return presence.User{}, err
+		return presence.Service{}, presence.User{}, unavailable("user", err)
 	}
-	if users[0].SID == "" {
-		return presence.User{}, presence.ErrNoUser
-	}
-	return users[0], nil
+	return found(sc, userOf(k, uc.Val()))
 }
 
-// UserBySID returns the user of a service that has the SID; ErrNoUser. It makes two
-// round trips.
-func (s *Store) UserBySID(ctx context.Context, service, sid string) (presence.User, error) {
+func (s *Store) userBySID(ctx context.Context, service, sid string) (presence.Service, presence.User, error) {
 	p, ok := s.keys.OfSID(sid)
 	if !ok {
-		return presence.User{}, presence.ErrNoUser
+		v, err := s.Service(ctx, service)
+		return v, presence.User{}, cmp.Or(err, error(presence.ErrNoUser))
 	}
-	identity, err := s.client.HGet(ctx, s.keys.SIDs(p, service), sid).Result()
-	if err == redis.Nil { //nolint:errorlint // the client returns it bare
-		return presence.User{}, presence.ErrNoUser
+	key, args := []string{s.keys.Base(p)}, []any{s.offset(), service, sid}
+	var sc *redis.MapStringStringCmd
+	var uc *redis.Cmd
+	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error { // each command has its own error
+		sc, uc = pipe.HGetAll(ctx, s.keys.Service(service)), userBySIDScript.EvalSha(ctx, pipe, key, args...)
+		return nil
+	})
+	if redis.HasErrorPrefix(uc.Err(), "NOSCRIPT") {
+		uc = userBySIDScript.Run(ctx, s.client, key, args...)
 	}
+	for _, err := range []error{sc.Err(), uc.Err()} {
+		if err != nil {
+			return presence.Service{}, presence.User{}, unavailable("user by sid", err)
+		}
+	}
+	reply, _ := uc.Val().([]any)
+	if len(reply) != 2 {
+		return found(sc, presence.User{})
+	}
+	identity, ok := reply[0].(string)
+	f, ok2 := hash(reply[1])
+	if !ok || !ok2 {
+		return presence.Service{}, presence.User{}, malformed("user by sid", reply)
+	}
+	return found(sc, userOf(presence.Key{Service: service, Identity: identity}, f))
+}
+
+// found is a service and a user as read in one round.
+func found(service *redis.MapStringStringCmd, u presence.User) (presence.Service, presence.User, error) {
+	if service.Val()["sid"] == "" {
+		return presence.Service{}, presence.User{}, presence.ErrNoService
+	}
+	if u.SID == "" {
+		return serviceOf(service.Val()), presence.User{}, presence.ErrNoUser
+	}
+	return serviceOf(service.Val()), u, nil
+}
+
+// Presence returns a service and the presence of users in it, without their
+// profiles, in the order asked; a user that does not exist has no SID. ErrNoService.
+func (s *Store) Presence(ctx context.Context, service string, identities []string) (presence.Service, []presence.User, error) {
+	var sc *redis.MapStringStringCmd
+	var users func() []presence.User
+	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		sc = pipe.HGetAll(ctx, s.keys.Service(service))
+		users = s.askPresence(ctx, pipe, service, identities)
+		return nil
+	})
 	if err != nil {
-		return presence.User{}, unavailable("user by sid", err)
+		return presence.Service{}, nil, unavailable("presence", err)
 	}
-	return s.User(ctx, presence.Key{Service: service, Identity: identity})
+	if sc.Val()["sid"] == "" {
+		return presence.Service{}, nil, presence.ErrNoService
+	}
+	return serviceOf(sc.Val()), users(), nil
+}
+
+// readPresence returns the presence of users in the order asked, as Presence does.
+func (s *Store) readPresence(ctx context.Context, service string, identities []string) ([]presence.User, error) {
+	if len(identities) == 0 {
+		return nil, nil
+	}
+	var users func() []presence.User
+	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		users = s.askPresence(ctx, pipe, service, identities)
+		return nil
+	})
+	if err != nil {
+		return nil, unavailable("presence", err)
+	}
+	return users(), nil
+}
+
+// askPresence adds to a pipeline what asks for the presence of users; the function
+// tells the answers.
+func (s *Store) askPresence(ctx context.Context, pipe redis.Pipeliner, service string, identities []string) func() []presence.User {
+	names := []string{"sid", "online", "notifiable", "epoch", "nepoch", "rev", "last_online"}
+	cmds := make([]*redis.SliceCmd, len(identities))
+	for i, identity := range identities {
+		cmds[i] = pipe.HMGet(ctx, s.keys.User(presence.Key{Service: service, Identity: identity}), names...)
+	}
+	return func() []presence.User {
+		users := make([]presence.User, len(identities))
+		for i, c := range cmds {
+			f := make(fields, len(names))
+			for j, v := range c.Val() {
+				if text, ok := v.(string); ok {
+					f[names[j]] = text
+				}
+			}
+			users[i] = userOf(presence.Key{Service: service, Identity: identities[i]}, f)
+			users[i].Created = time.Time{} // was not asked for
+		}
+		return users
+	}
 }
 
 // ReadUsers returns the users in the order asked, in one pipelined round; a user
@@ -252,6 +348,13 @@ func (s *Store) list(ctx context.Context, sets []string, c listCursor, limit int
 	for _, cmd := range cmds {
 		members = append(members, cmd.Val()...)
 	}
+	members, page := c.page(members, limit)
+	return members, page, nil
+}
+
+// page cuts a page of at most limit from members, which all lie on the cursor's far
+// side, and tells the cursors of its neighbours.
+func (c listCursor) page(members []string, limit int) ([]string, presence.Page[string]) {
 	slices.Sort(members)
 	if c.before {
 		slices.Reverse(members)
@@ -270,5 +373,5 @@ func (s *Store) list(ctx context.Context, sets []string, c listCursor, limit int
 			page.Prev = listCursor{before: true, member: members[0]}.String()
 		}
 	}
-	return members, page, nil
+	return members, page
 }

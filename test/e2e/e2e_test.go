@@ -270,7 +270,7 @@ func TestFlush(t *testing.T) {
 	})
 }
 
-// Services and users outlive nodes, and Redis with append-only files.
+// Services, users, bindings and credentials outlive nodes, and Redis with append-only files.
 func TestResourcesSurvive(t *testing.T) {
 	redis := testkit.Redis(t, "--appendonly", "yes", "--appendfsync", "always")
 	redisURL := "redis://" + redis.Addr
@@ -279,6 +279,17 @@ func TestResourcesSurvive(t *testing.T) {
 	if code := n.rest("POST", "/v1/Services/"+sid+"/Users", url.Values{"Identity": {"ada"}, "FriendlyName": {"Ada"}}, nil); code != http.StatusCreated {
 		t.Fatalf("creating ada: %d", code)
 	}
+	var credential, binding struct {
+		SID        string `json:"sid"`
+		Credential string `json:"credential_sid"`
+	}
+	if code := n.rest("POST", "/v1/Credentials", url.Values{"Type": {"fcm"}, "Secret": {"s"}}, &credential); code != http.StatusCreated {
+		t.Fatalf("creating a credential: %d", code)
+	}
+	form := url.Values{"BindingType": {"fcm"}, "Address": {"phone"}, "CredentialSid": {credential.SID}}
+	if code := n.rest("POST", "/v1/Services/"+sid+"/Users/ada/Bindings", form, &binding); code != http.StatusCreated {
+		t.Fatalf("registering ada's phone: %d", code)
+	}
 	bob := connect(t, n.ws(), sid, "bob", client.Options{})
 	watcher := watch(t, n.ws(), sid, "watcher", "ada", "bob")
 	redis.Kill()
@@ -286,10 +297,24 @@ func TestResourcesSurvive(t *testing.T) {
 	n2 := start(t, redisURL)
 	var u struct {
 		FriendlyName string `json:"friendly_name"`
+		IsNotifiable *bool  `json:"is_notifiable"`
 	}
-	if code := n2.rest("GET", "/v1/Services/"+sid+"/Users/ada", nil, &u); code != http.StatusOK || u.FriendlyName != "Ada" {
-		t.Errorf("ada after the restart: %d, %+v", code, u)
+	if code := n2.rest("GET", "/v1/Services/"+sid+"/Users/ada", nil, &u); code != http.StatusOK || u.FriendlyName != "Ada" || state(u.IsNotifiable) != "true" {
+		t.Errorf("ada after the restart: %d, %+v, notifiable %s", code, u, state(u.IsNotifiable))
 	}
+	found := binding
+	if code := n2.rest("GET", "/v1/Services/"+sid+"/Bindings/"+binding.SID, nil, &found); code != http.StatusOK || found != binding || found.Credential != credential.SID {
+		t.Errorf("ada's binding after the restart: %d, %+v; want %+v", code, found, binding)
+	}
+	if code := n2.rest("DELETE", "/v1/Credentials/"+credential.SID, nil, nil); code != http.StatusNoContent {
+		t.Errorf("deleting the credential after the restart: %d", code)
+	}
+	eventually(t, "ada is not notifiable any more", func() error {
+		if n2.rest("GET", "/v1/Services/"+sid+"/Users/ada", nil, &u); state(u.IsNotifiable) != "false" {
+			return fmt.Errorf("is_notifiable is %s", state(u.IsNotifiable))
+		}
+		return nil
+	})
 	// The session lived through it, on the node that holds it and in what others see.
 	eventually(t, "the node is in touch with Redis again", func() error {
 		res, err := http.Get("http://" + n.admin + "/readyz")

@@ -1,0 +1,13 @@
+-- Ends sessions of a user for the operator: the user is offline at once if none is
+-- left, and the nodes that hold them are told to close them.
+-- ARGV[2]  service   ARGV[3]  identity   ARGV[4]  session, or '' for all
+-- ARGV[5]  enabled (1 or 0)   ARGV[6]  epoch   ARGV[7]  floor (the service's revision)
+-- Reply: how many were ended
+local svc, id, session = ARGV[2], ARGV[3], ARGV[4]
+local ended = expel(svc, id, session)
+if (ended > 0 or session == '') and orphan(svc, id) then
+  redis.call('ZREM', base .. ':linger', svc .. id)
+  offline(svc, id, ARGV[5] == '1' and tonumber(ARGV[6]) or 0, tonumber(ARGV[7]), 'operator')
+end
+if ended > 0 then wake('e') end
+return ended

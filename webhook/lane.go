@@ -1,0 +1,258 @@
+package webhook
+
+import (
+	"context"
+	crand "crypto/rand"
+	"encoding/hex"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+// lane is the work for one service, and so for one target. What a target does holds
+// up its own lane only.
+type lane struct {
+	service string
+	// limit is how many users' events may be under way: the target's share while it
+	// answers in time, less while it does not.
+	limit   int
+	running int
+	waiting []job // claimed, but the target or this node is busy
+	full    bool  // was left out of a claim
+	parked  bool  // is in Deliverer.parked
+}
+
+// job is what was claimed of one user.
+type job struct {
+	presence.Claimed
+	partition presence.Partition
+	claimed   time.Time
+}
+
+// giveBack is the settling of a job that was not begun.
+func (j job) giveBack() presence.Settled {
+	s := presence.Settled{Key: j.Key, Retry: -1}
+	if len(j.Events) > 0 {
+		s.Failed = j.Events[0].SID
+	}
+	return s
+}
+
+// addLocked has a job done when there is room for it.
+func (d *Deliverer) addLocked(ctx context.Context, j job) {
+	l := d.lanes[j.Service]
+	if l == nil {
+		l = &lane{service: j.Service, limit: d.opt.TargetConcurrency}
+		d.lanes[j.Service] = l
+	}
+	l.waiting = append(l.waiting, j)
+	d.metrics.waiting.Inc()
+	d.startLocked(ctx, l)
+}
+
+// startLocked starts another worker of a lane if it has jobs and there is room. A
+// lane with jobs has a worker, or is parked.
+func (d *Deliverer) startLocked(ctx context.Context, l *lane) {
+	switch {
+	case len(l.waiting) == 0 || l.running >= l.limit || l.parked:
+	case d.running >= d.opt.Concurrency:
+		if l.running == 0 {
+			l.parked = true
+			d.parked = append(d.parked, l)
+		}
+	default:
+		l.running++
+		d.running++
+		d.metrics.running.Inc()
+		d.workers.Go(func() { d.work(ctx, l) })
+	}
+}
+
+// work does a lane's jobs while there are any for it.
+func (d *Deliverer) work(ctx context.Context, l *lane) {
+	for {
+		j, ok := d.take(ctx, l)
+		if !ok {
+			return
+		}
+		s, outcome := d.deliver(ctx, j)
+		d.mu.Lock()
+		d.settleLocked(j.partition, s)
+		switch outcome {
+		case outcomeTimeout:
+			l.limit = max(1, l.limit/2)
+		case outcomeOK:
+			if l.limit < d.opt.TargetConcurrency {
+				l.limit++
+				d.startLocked(ctx, l)
+			}
+		}
+		d.mu.Unlock()
+	}
+}
+
+// take takes the next job of a lane, or signs its worker off.
+func (d *Deliverer) take(ctx context.Context, l *lane) (j job, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	// Lanes that are parked have their turn first.
+	for len(l.waiting) > 0 && l.running <= l.limit && len(d.parked) == 0 && !ok {
+		j, l.waiting = l.waiting[0], l.waiting[1:]
+		d.metrics.waiting.Dec()
+		if d.stopping {
+			d.settleLocked(j.partition, j.giveBack())
+		} else {
+			ok = time.Since(j.claimed) < stale // else it will be claimed anew
+		}
+	}
+	if l.full && len(l.waiting) <= l.limit/2 {
+		l.full = false
+		for p := range d.parts {
+			if d.parts[p].starved {
+				d.parts[p].starved = false
+				d.dueLocked(presence.Partition(p), 0)
+			}
+		}
+		poke(d.kick)
+	}
+	if ok {
+		return j, true
+	}
+	l.running--
+	d.running--
+	d.metrics.running.Dec()
+	for len(d.parked) > 0 && d.running < d.opt.Concurrency {
+		next := d.parked[0]
+		d.parked, next.parked = d.parked[1:], false
+		d.startLocked(ctx, next)
+	}
+	if l.running == 0 {
+		d.startLocked(ctx, l) // it may have jobs left: behind those that were parked
+		if l.running == 0 && len(l.waiting) == 0 && l.limit == d.opt.TargetConcurrency {
+			delete(d.lanes, l.service)
+		}
+	}
+	poke(d.kick) // there is room
+	return job{}, false
+}
+
+// deliver tells a backend of a user's events, in order, until one fails. The outcome
+// is that of the last attempt; empty if there was none.
+func (d *Deliverer) deliver(ctx context.Context, j job) (s presence.Settled, outcome string) {
+	s.Key = j.Key
+	drop := func(e presence.Owed, why string) {
+		d.metrics.dropped.WithLabelValues(why).Inc()
+		s.Delivered = append(s.Delivered, e.SID)
+	}
+	service, hooks, err := d.hooks(ctx, j.Service)
+	if err != nil {
+		if !errors.Is(err, presence.ErrNoService) {
+			return s, "" // the store is away; the claim lapses
+		}
+		for _, e := range j.Events {
+			drop(e, dropNoService)
+		}
+		return s, ""
+	}
+	for i, e := range j.Events {
+		if e.Event == "" {
+			drop(e, dropUnreadable)
+			continue
+		}
+		if hooks.PostURL == "" || !hooks.Fires(e.Event) {
+			drop(e, dropUnwanted)
+			continue
+		}
+		p, why := params(service, e)
+		if why != "" {
+			drop(e, why)
+			continue
+		}
+		failed := 0
+		if i == 0 {
+			failed = j.Failed
+		}
+		outcome = d.attempt(ctx, hooks.Method, hooks.PostURL, e.SID, failed+1, p)
+		if outcome == outcomeOK {
+			d.metrics.delay.Observe(max(0, time.Since(e.Queued).Seconds()))
+			s.Delivered = append(s.Delivered, e.SID)
+			continue
+		}
+		s.Failed, s.Retry, s.Why = e.SID, backoff(failed), outcome
+		if outcome == outcomeAborted {
+			s.Retry = -1
+		}
+		break
+	}
+	return s, outcome
+}
+
+// attempt makes one request and counts it.
+func (d *Deliverer) attempt(ctx context.Context, method, url, sid string, n int, params map[string][]string) string {
+	start := time.Now()
+	event := params["EventType"][0]
+	outcome := d.sender.send(ctx, method, url, sid, n, params)
+	d.metrics.attempts.WithLabelValues(event, outcome).Inc()
+	d.metrics.seconds.Observe(time.Since(start).Seconds())
+	return outcome
+}
+
+const minBackoff, maxBackoff = time.Second, 5 * time.Minute
+
+// backoff is how long to wait after an attempt that failed, with that many failed
+// before it: a second, doubled each time up to five minutes, give or take a fifth.
+func backoff(failed int) time.Duration {
+	d := maxBackoff
+	if failed < 9 {
+		d = min(maxBackoff, minBackoff<<failed)
+	}
+	return d*4/5 + rand.N(d*2/5) //nolint:gosec // G404: jitter is no secret
+}
+
+// hooks are a service and the webhooks that hold for it.
+func (d *Deliverer) hooks(ctx context.Context, sid string) (presence.Service, presence.Webhooks, error) {
+	ctx, cancel := context.WithTimeout(ctx, queueTimeout)
+	defer cancel()
+	service, err := d.services.Service(ctx, sid)
+	if err != nil || service.Webhooks.Own() {
+		return service, service.Webhooks, err
+	}
+	select {
+	case d.accountLock <- struct{}{}:
+		defer func() { <-d.accountLock }()
+	case <-ctx.Done():
+		return service, presence.Webhooks{}, ctx.Err()
+	}
+	if time.Since(d.accountRead) > accountAge {
+		if d.account, err = d.queue.AccountWebhooks(ctx); err != nil {
+			return service, presence.Webhooks{}, err
+		}
+		d.accountRead = time.Now()
+	}
+	return service, d.account, nil
+}
+
+// BeforeUserUpdate asks the backend of a service whether a user may be changed, if it
+// wants to be asked. False is a 4xx or 5xx of its; without an answer within five
+// seconds the change may go on.
+func (d *Deliverer) BeforeUserUpdate(ctx context.Context, s presence.Service, u presence.User, update presence.UserUpdate) bool {
+	_, hooks, err := d.hooks(ctx, s.SID)
+	if err != nil || hooks.PreURL == "" || !hooks.Fires(presence.EventUserUpdate) {
+		return true
+	}
+	sid := "EV" + rand32()
+	switch d.attempt(ctx, hooks.Method, hooks.PreURL, sid, 1, updateParams(s, u, update, time.Now())) {
+	case outcomeClient, outcomeServer:
+		return false
+	}
+	return true
+}
+
+// rand32 is the random part of a SID.
+func rand32() string {
+	var b [16]byte
+	_, _ = crand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
