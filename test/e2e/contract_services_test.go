@@ -114,6 +114,22 @@ var serviceOperations = []operation{
 			t.Fatal(err)
 		}
 		same(t, "reachability_enabled after an update of nothing", unchanged.ReachabilityEnabled, false)
+		tn.wantOnline(t, tn.identity, "null")
+		tn.wantNotifiable(t, tn.identity, "null")
+
+		// A device that registers meanwhile counts once it is on again, as does who is connected.
+		if _, err := c.api.CreateServiceUser(tn.service, &conversations.CreateServiceUserParams{Identity: new("bob")}); err != nil {
+			t.Fatal(err)
+		}
+		tn.bind(t, "bob", "fcm", "of bob", "")
+		tn.wantNotifiable(t, "bob", "null")
+		if _, err := c.api.UpdateServiceConfiguration(tn.service, &conversations.UpdateServiceConfigurationParams{ReachabilityEnabled: new(true)}); err != nil {
+			t.Fatal(err)
+		}
+		tn.wantNotifiable(t, "bob", "true")
+		tn.wantOnline(t, "bob", "null")
+		tn.wantNotifiable(t, tn.identity, "true")
+		tn.wantOnline(t, tn.identity, "true")
 	}, refuses: []refusal{
 		{what: "neither true nor false", params: "ReachabilityEnabled=perhaps", status: 400, code: 20001},
 		{what: "no role", params: "DefaultChatServiceRoleSid=RL" + noSID, status: 400, code: 50100},

@@ -272,6 +272,39 @@ func TestContract(t *testing.T) {
 	})
 }
 
+// TestPageSizes asks every list for more than it gives in a page: it gives its most.
+func TestPageSizes(t *testing.T) {
+	most := map[string]float64{"Users": 50, "Roles": 50, "Presence": 500}
+	contracts(t, func(t *testing.T, c *contract) {
+		lists := 0
+		for _, op := range c.docs[len(c.docs)-1].Operations {
+			if !slices.Contains(op.Parameters, "PageSize") {
+				continue
+			}
+			lists++
+			want := most[op.Path[strings.LastIndex(op.Path, "/")+1:]]
+			if want == 0 {
+				want = 100
+			}
+			query := ""
+			if slices.Contains(op.Parameters, "Online") {
+				query = "&Online=true"
+			}
+			for size, want := range map[string]float64{"": 50, "PageSize=1": 1, "PageSize=1000": want, "PageSize=" + strings.Repeat("9", 30): 0} {
+				a, err := c.do(op.Method, c.main.path(op.Path), size+query)
+				if want == 0 {
+					wantError(t, op.OperationID+" with "+size, err, 400, 20001)
+				} else if err != nil || a["meta"].(map[string]any)["page_size"] != want {
+					t.Errorf("%s with %q: %v, %v; want pages of %v", op.OperationID, size, a["meta"], err, want)
+				}
+			}
+		}
+		if lists < 10 {
+			t.Errorf("%d lists; the test looks at nothing", lists)
+		}
+	})
+}
+
 // operation finds an operation of openapi.yaml.
 func (c *contract) operation(t *testing.T, id string) testkit.Operation {
 	t.Helper()

@@ -236,6 +236,7 @@ func deletesUser(t *testing.T, in users) {
 		}
 		session := in.connect(t, "leaving")
 		in.wantOnline(t, "leaving", "true")
+		binding := in.bind(t, "leaving", "fcm", "of who leaves", "")
 		if err := in.delete("leaving", header); err != nil {
 			t.Fatal(err)
 		}
@@ -254,9 +255,11 @@ func deletesUser(t *testing.T, in users) {
 			wantError(t, "updating it by "+by, err, 404, 20404)
 			wantError(t, "deleting it again by "+by, in.delete(by, nil), 404, 20404)
 		}
+		_, err = in.api.FetchServiceBinding(in.service, binding)
+		wantError(t, "fetching its binding", err, 404, 20404)
 		again, err := in.create(&conversations.CreateServiceUserParams{Identity: new("leaving")})
-		if err != nil || *again.Sid == *u.Sid || again.FriendlyName != nil || again.IsOnline != nil {
-			t.Errorf("made again = %+v, %v; want a new user that was never online", again, err)
+		if err != nil || *again.Sid == *u.Sid || again.FriendlyName != nil || again.IsOnline != nil || again.IsNotifiable != nil {
+			t.Errorf("made again = %+v, %v; want a new user that was never online or registered", again, err)
 		}
 		if err := in.delete("leaving", nil); err != nil {
 			t.Fatal(err)

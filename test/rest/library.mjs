@@ -20,8 +20,8 @@ export const operations = Object.entries(published.paths).flatMap(([path, item])
 // Recorder is the library's own client. It notes which operations succeeded, and that
 // nothing goes anywhere but to the gateway: page URLs are followed as they come.
 class Recorder extends twilio.RequestClient {
-  constructor(gateway) {
-    super();
+  constructor(gateway, options) {
+    super(options);
     this.gateway = gateway;
   }
 
@@ -48,9 +48,9 @@ export class Gateway {
     this.v1 = this.twilio.conversations.v1;
   }
 
-  /** as is a client of the library with other credentials or options. */
+  /** as is a client of the library with other credentials, or with options of its requests. */
   as(user, password, options = {}) {
-    const client = twilio(user, password, { accountSid: credentials.account, httpClient: new Recorder(this), ...options });
+    const client = twilio(user, password, { accountSid: credentials.account, httpClient: new Recorder(this, options) });
     client.conversations.baseUrl = this.url;
     return client;
   }

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { credentials } from '../gateway.mjs';
-import { refused } from './library.mjs';
+import { Gateway, refused } from './library.mjs';
 
 export function quirks(gateway) {
   test('either pair of credentials lets in, nothing else does', async () => {
@@ -26,6 +26,17 @@ export function quirks(gateway) {
     await refused(service.users.page({ pageNumber: 3 }), 400, 20001);
     await refused(service.users.page({ pageToken: 'PTnonsense' }), 400, 20001);
     assert.deepEqual(await service.users.list({ limit: 1000 }), []);
+  });
+
+  test('a library that may retries what came too early', async (t) => {
+    const strict = new Gateway();
+    t.after(() => strict.stop?.());
+    await strict.start({ env: { ROLLCALL_REST_RATE: '1', ROLLCALL_REST_BURST: '1' } });
+    const patient = strict.as(credentials.account, credentials.authToken, { autoRetry: true, maxRetries: 10 });
+    const outcomes = await Promise.allSettled([1, 2].map(() => strict.v1.configuration().fetch()));
+    const late = outcomes.find(({ status }) => status === 'rejected');
+    assert.deepEqual([late?.reason.status, late?.reason.code], [429, 20429]);
+    assert.equal((await patient.conversations.v1.configuration().fetch()).accountSid, credentials.account);
   });
 
   test('tokens of the library open sessions, and say why not', async () => {
