@@ -111,6 +111,34 @@ func (f *form) linger() (*time.Duration, error) {
 	return &linger, nil
 }
 
+// texts are all values of a repeated parameter, nil if it is absent.
+func (f *form) texts(name string) ([]string, error) {
+	v, ok := f.values[name]
+	for _, s := range v {
+		if !utf8.ValidString(s) {
+			return nil, errUTF8
+		}
+	}
+	if ok {
+		f.taken = append(f.taken, name)
+	}
+	return v, nil
+}
+
+// debounce is 0 or whole seconds within bounds; nil if absent.
+func (f *form) debounce() (*time.Duration, error) {
+	v, err := f.text("DebounceWindow")
+	if v == nil || err != nil {
+		return nil, err
+	}
+	n, err := strconv.ParseUint(*v, 10, 16)
+	d := time.Duration(n) * time.Second
+	if err != nil || d != 0 && d < presence.MinDebounce || d > presence.MaxDebounce {
+		return nil, invalid("DebounceWindow must be a whole number of seconds from 0 to 30")
+	}
+	return &d, nil
+}
+
 // role is the SID of a role that the service has, nil if it is absent. has says
 // whether the role is of the wanted type, and whether there is such a role.
 func (f *form) role(name string, has func(sid string) (typed, exists bool)) (*string, error) {

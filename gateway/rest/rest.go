@@ -62,6 +62,7 @@ type Store interface {
 	Services
 	Default
 	Users
+	Webhooks
 }
 
 // Options tunes the API. The zero value is ready for use.
@@ -80,6 +81,9 @@ type Options struct {
 	// Timeout bounds a request's work on the store; past it the answer is 503.
 	// Default 8s, below the 10s after which the helper libraries give up.
 	Timeout time.Duration
+	// Hooks checks targets of webhooks, and asks them before changes. Nil: every target
+	// is good, and none is asked.
+	Hooks Hooks
 	// Log gets a line for each change made (who, what, which resource) and for each
 	// request that fails on our side; never secrets, names or attributes. May be nil.
 	Log *zap.Logger
@@ -102,6 +106,9 @@ func New(store Store, credentials Credentials, opt Options) http.Handler {
 	}
 	if opt.Timeout == 0 {
 		opt.Timeout = 8 * time.Second
+	}
+	if opt.Hooks == nil {
+		opt.Hooks = noHooks{}
 	}
 	if opt.Log == nil {
 		opt.Log = zap.NewNop()

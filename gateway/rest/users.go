@@ -92,6 +92,7 @@ func (c *call) userUpdate(s presence.Service) (u presence.UserUpdate, err error)
 	if u.Attributes, err = c.form.attributes(c.opt.MaxAttributes); err != nil {
 		return u, err
 	}
+	u.Tell = c.r.Header.Get("X-Twilio-Webhook-Enabled") == "true"
 	u.Role, err = c.form.role("RoleSid", serviceRole(s))
 	return u, err
 }
@@ -147,6 +148,9 @@ func (c *call) updateUser() (any, error) {
 		return nil, err
 	}
 	if !update.Empty() {
+		if update.Tell && !c.opt.Hooks.BeforeUserUpdate(c.ctx, s, u, update) {
+			return nil, errHookRejected
+		}
 		if u, err = c.store.UpdateUser(c.ctx, u.Key, update); err != nil {
 			return nil, err
 		}
