@@ -217,7 +217,7 @@ type deadLetter struct {
 	Identity   string       `json:"identity"`
 	Event      string       `json:"event_type"`
 	Revision   int64        `json:"revision"`
-	Online     presence.Tri `json:"is_online"` // as recorded with the event
+	Online     presence.Tri `json:"is_online"` // of the event
 	Notifiable presence.Tri `json:"is_notifiable"`
 	Cause      string       `json:"cause"`
 	Reason     string       `json:"reason"`
@@ -227,12 +227,12 @@ type deadLetter struct {
 	URL        string       `json:"url"`
 }
 
-func (c *call) showDeadLetter(d presence.DeadLetter) any {
-	service := d.User.Service
+func (c *call) showDeadLetter(s presence.Service, d presence.DeadLetter) any {
+	view := s.View(d.User)
 	return deadLetter{
-		SID: d.SID, AccountSID: c.account, ServiceSID: service, UserSID: d.User.SID, Identity: d.User.Identity, Event: d.Event,
-		Revision: d.User.Rev, Online: d.User.Online, Notifiable: d.User.Notifiable, Cause: d.Cause, Reason: d.Why, Attempts: d.Attempts,
-		Created: date(d.At), Failed: date(d.Died), URL: c.url("/v1/Services/" + service + "/Webhooks/DeadLetters/" + d.SID),
+		SID: d.SID, AccountSID: c.account, ServiceSID: s.SID, UserSID: d.User.SID, Identity: d.User.Identity, Event: d.Event,
+		Revision: d.User.Rev, Online: view.Online, Notifiable: view.Notifiable, Cause: d.Cause, Reason: d.Why, Attempts: d.Attempts,
+		Created: date(d.At), Failed: date(d.Died), URL: c.url("/v1/Services/" + s.SID + "/Webhooks/DeadLetters/" + d.SID),
 	}
 }
 
@@ -243,7 +243,7 @@ func (c *call) listDeadLetters() (any, error) {
 	}
 	return list(c, "dead_letters", maxDeadLetterPage, func(cursor string, limit int) (presence.Page[presence.DeadLetter], error) {
 		return c.store.ListDeadLetters(c.ctx, s.SID, cursor, limit)
-	}, c.showDeadLetter)
+	}, func(d presence.DeadLetter) any { return c.showDeadLetter(s, d) })
 }
 
 func (c *call) fetchDeadLetter() (any, error) {
@@ -255,7 +255,7 @@ func (c *call) fetchDeadLetter() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.showDeadLetter(d), nil
+	return c.showDeadLetter(s, d), nil
 }
 
 func (c *call) deleteDeadLetter() (any, error) {
