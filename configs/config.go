@@ -81,6 +81,12 @@ type Config struct {
 	MaxIdentity   Bytes `key:"max_identity"`
 	MaxAttributes Bytes `key:"max_attributes"`
 
+	// Webhooks.
+	WebhookAllowedNetworks   []netip.Prefix `key:"webhook_allowed_networks"`
+	WebhookTargetConcurrency int            `key:"webhook_target_concurrency"`
+	WebhookConcurrency       int            `key:"webhook_concurrency"`
+	WebhookRetryFor          time.Duration  `key:"webhook_retry_for"`
+
 	LogLevel  string `key:"log_level"`
 	LogFormat string `key:"log_format"`
 }
@@ -117,8 +123,13 @@ func Default() Config {
 		LockoutTime:      time.Minute,
 		MaxIdentity:      256,
 		MaxAttributes:    presence.DefaultAttributes,
-		LogLevel:         "info",
-		LogFormat:        "json",
+
+		WebhookTargetConcurrency: 32,
+		WebhookConcurrency:       1024,
+		WebhookRetryFor:          24 * time.Hour,
+
+		LogLevel:  "info",
+		LogFormat: "json",
 	}
 }
 

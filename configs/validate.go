@@ -191,6 +191,13 @@ func (c *Config) validateLimits(p *problems) {
 	between(p, "lockout_time", c.LockoutTime, time.Second, 24*time.Hour)
 	between(p, "max_identity", c.MaxIdentity, 1, presence.MaxIdentity)
 	between(p, "max_attributes", c.MaxAttributes, 2, presence.MaxAttributes)
+	between(p, "webhook_target_concurrency", c.WebhookTargetConcurrency, 1, 10_000)
+	between(p, "webhook_concurrency", c.WebhookConcurrency, 1, 100_000)
+	between(p, "webhook_retry_for", c.WebhookRetryFor, time.Minute, 7*24*time.Hour)
+	if c.WebhookConcurrency < c.WebhookTargetConcurrency {
+		p.add("webhook_concurrency", "is %d, less than webhook_target_concurrency (%d): raise it to that or more",
+			c.WebhookConcurrency, c.WebhookTargetConcurrency)
+	}
 	if c.MailboxBytes < 2*c.MaxAttributes {
 		p.add("mailbox_bytes", "is %v, too little for an update that carries max_attributes (%v): raise it to %v or more",
 			c.MailboxBytes, c.MaxAttributes, 2*c.MaxAttributes)

@@ -1,6 +1,7 @@
 package webhook_test
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"net"
@@ -10,8 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-
-	"context"
 
 	"github.com/rollcall-presence/rollcall/webhook"
 )

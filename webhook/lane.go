@@ -48,6 +48,7 @@ func (d *Deliverer) addLocked(ctx context.Context, j job) {
 		d.lanes[j.Service] = l
 	}
 	l.waiting = append(l.waiting, j)
+	d.waiting++
 	d.metrics.waiting.Inc()
 	d.startLocked(ctx, l)
 }
@@ -72,8 +73,8 @@ func (d *Deliverer) startLocked(ctx context.Context, l *lane) {
 
 // work does a lane's jobs while there are any for it.
 func (d *Deliverer) work(ctx context.Context, l *lane) {
-	for {
-		j, ok := d.take(ctx, l)
+	for first := true; ; first = false {
+		j, ok := d.take(ctx, l, first)
 		if !ok {
 			return
 		}
@@ -93,14 +94,18 @@ func (d *Deliverer) work(ctx context.Context, l *lane) {
 	}
 }
 
-// take takes the next job of a lane, or signs its worker off.
-func (d *Deliverer) take(ctx context.Context, l *lane) (j job, ok bool) {
+// take takes the next job of a lane, or signs its worker off. Lanes that are parked
+// have their turn before a worker's second job.
+func (d *Deliverer) take(ctx context.Context, l *lane, first bool) (j job, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	// Lanes that are parked have their turn first.
-	for len(l.waiting) > 0 && l.running <= l.limit && len(d.parked) == 0 && !ok {
+	for len(l.waiting) > 0 && l.running <= l.limit && (first || len(d.parked) == 0) && !ok {
 		j, l.waiting = l.waiting[0], l.waiting[1:]
+		d.waiting--
 		d.metrics.waiting.Dec()
+		if d.waiting == maxWaiting-1 {
+			poke(d.kick)
+		}
 		if d.stopping {
 			d.settleLocked(j.partition, j.giveBack())
 		} else {

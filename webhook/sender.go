@@ -112,7 +112,7 @@ func outcomeOf(status int) string {
 
 // request makes the signed request: a form for POST, else a query.
 func (s *sender) request(ctx context.Context, method, target string, params url.Values) (*http.Request, error) {
-	target, _, _ = strings.Cut(target, "#")
+	target = asSeen(target)
 	body := ""
 	if method == http.MethodGet {
 		join := "?"
@@ -136,6 +136,19 @@ func (s *sender) request(ctx context.Context, method, target string, params url.
 	r.Header.Set("X-Twilio-Signature", twilioSignature(s.token, target, params))
 	r.Header.Set("X-Rollcall-Signature", signature(s.token, time.Now().Unix(), target, body))
 	return r, nil
+}
+
+// asSeen is a target's URL as its server sees it: without a fragment, and never
+// without a path. Signatures are of that.
+func asSeen(target string) string {
+	target, _, _ = strings.Cut(target, "#")
+	scheme, rest, _ := strings.Cut(target, "://")
+	if i := strings.IndexAny(rest, "/?"); i < 0 {
+		rest += "/"
+	} else if rest[i] == '?' {
+		rest = rest[:i] + "/" + rest[i:]
+	}
+	return scheme + "://" + rest
 }
 
 // twilioSignature is what the official helper libraries' validators compute: the

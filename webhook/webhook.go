@@ -66,6 +66,8 @@ const (
 	// then they are left to be claimed again. With the time that a claimed user's
 	// events can take it is less than the claim lasts.
 	stale = 5 * time.Second
+	// maxWaiting bounds the users whose events are claimed and wait, but for one claim.
+	maxWaiting = 8192
 	// grace is what attempts under way are given to end when the node goes away.
 	grace = 2 * time.Second
 	// accountAge is how old the copy of the account's webhooks may be.
@@ -94,6 +96,7 @@ type Deliverer struct {
 	lanes    map[string]*lane // of services with work
 	parked   []*lane          // that have room of their own, but there was none in all
 	running  int              // in all lanes
+	waiting  int              // in all lanes
 	settled  map[presence.Partition][]presence.Settled
 	stopping bool
 }
@@ -254,7 +257,7 @@ func (d *Deliverer) ready() (ps []presence.Partition, busy []string, wait time.D
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	wait = time.Hour
-	if d.running >= d.opt.Concurrency {
+	if d.waiting >= maxWaiting {
 		return nil, nil, wait // the end of an attempt tells
 	}
 	now := time.Now()

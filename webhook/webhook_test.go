@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -346,8 +347,6 @@ func TestGet(t *testing.T) {
 func TestSlowTarget(t *testing.T) {
 	w := newWorld(t)
 	w.start(webhook.Options{AllowedNetworks: loopback, TargetConcurrency: 4, Concurrency: 8}, func(d *webhook.Deliverer) { d.SetTimeout(200 * time.Millisecond) })
-	var healthy sync.WaitGroup
-	healthy.Add(1)
 	mended := make(chan struct{})
 	hung := newTarget(t, func(_ http.ResponseWriter, r *http.Request) {
 		select {
@@ -570,13 +569,13 @@ func TestNotMine(t *testing.T) {
 func TestBeforeUserUpdate(t *testing.T) {
 	w := newWorld(t)
 	w.start(webhook.Options{AllowedNetworks: loopback}, func(d *webhook.Deliverer) { d.SetTimeout(100 * time.Millisecond) })
-	status := 0
+	var status atomic.Int32
 	tg := newTarget(t, func(rw http.ResponseWriter, r *http.Request) {
-		if status == 0 {
+		if status.Load() == 0 {
 			<-r.Context().Done()
 			return
 		}
-		rw.WriteHeader(status)
+		rw.WriteHeader(int(status.Load()))
 	})
 	sid := w.service(tg.URL, "onUserUpdate")
 	ask := func() bool {
@@ -588,10 +587,10 @@ func TestBeforeUserUpdate(t *testing.T) {
 		return w.d.BeforeUserUpdate(t.Context(), s, u, presence.UserUpdate{FriendlyName: new("Ada")})
 	}
 	for _, c := range []struct {
-		status int
+		status int32
 		want   bool
 	}{{200, true}, {204, true}, {400, false}, {403, false}, {500, false}, {302, true}, {0, true}} {
-		status = c.status
+		status.Store(c.status)
 		if got := ask(); got != c.want {
 			t.Errorf("a backend that answers %d: %v; want %v", c.status, got, c.want)
 		}
@@ -603,7 +602,7 @@ func TestBeforeUserUpdate(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := tg.count()
-	status = 403
+	status.Store(403)
 	if !ask() || tg.count() != before {
 		t.Error("asked, though the filters do not name it")
 	}

@@ -34,6 +34,7 @@ import (
 	"github.com/rollcall-presence/rollcall/internal/rate"
 	"github.com/rollcall-presence/rollcall/presence"
 	"github.com/rollcall-presence/rollcall/presence/redisstore"
+	"github.com/rollcall-presence/rollcall/webhook"
 )
 
 const (
@@ -107,6 +108,7 @@ type node struct {
 	tracker *presence.Tracker
 	hub     *fanout.Hub
 	bus     *redisbus.Bus
+	hooks   *webhook.Deliverer
 	server  *gateway.Server // set before anything runs
 	tokens  *auth.Verifier
 	keyring *auth.Keyring
@@ -142,6 +144,10 @@ func newNode(id presence.NodeID, cfg configs.Config, client redis.UniversalClien
 	n.bus = redisbus.New(client, store.Keys(), id, redisbus.Options{Metrics: reg})
 	n.hub = fanout.NewHub(n.bus, store, n.dir, fanout.Options{MaxSubscriptions: cfg.MaxSubscriptions})
 	n.dir.Watch(n.hub.ServiceChanged)
+	n.hooks = webhook.New(store, n.dir, webhook.Options{
+		AuthToken: string(cfg.AuthToken), AllowedNetworks: cfg.WebhookAllowedNetworks, TargetConcurrency: cfg.WebhookTargetConcurrency,
+		Concurrency: cfg.WebhookConcurrency, RetryFor: cfg.WebhookRetryFor, Metrics: reg,
+	})
 	n.tracker = presence.NewTracker(store, n.dir, presence.TrackerOptions{
 		Node: id, Heartbeat: cfg.Heartbeat, Linger: cfg.Linger, Handover: max(handover, cfg.Linger), Renew: store.OnlineTTL() / 2,
 		Ended: func(s presence.SessionID) { n.server.End(s) },
@@ -149,6 +155,7 @@ func newNode(id presence.NodeID, cfg configs.Config, client redis.UniversalClien
 			n.published.beat(p, run, seq)
 			n.hub.Beat(p, run, seq)
 		},
+		Webhooks: n.hooks.Beat,
 	})
 	reg.MustRegister(newCollector(n))
 	return n
@@ -177,8 +184,11 @@ func (d deliver) Resync(p presence.Partition) {
 }
 
 func (d deliver) Woken(kind byte, p presence.Partition) {
-	if kind == redisbus.WakeEnd {
+	switch kind {
+	case redisbus.WakeEnd:
 		d.tracker.Wake(p)
+	case redisbus.WakeWebhooks:
+		d.hooks.Wake(p)
 	}
 }
 
@@ -212,7 +222,7 @@ func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log 
 		Routes: map[string]http.Handler{
 			"/v1": rest.New(n.store, n.guard, rest.Options{
 				Origin: origin, Client: proxies.Household, MaxIdentity: int(cfg.MaxIdentity), MaxAttributes: int(cfg.MaxAttributes),
-				MaxStreams: cfg.MaxStreams, Draining: n.draining, Log: log, Metrics: reg,
+				MaxStreams: cfg.MaxStreams, Draining: n.draining, Hooks: n.hooks, Log: log, Metrics: reg,
 			}),
 			"/console": page,
 		},
@@ -270,7 +280,7 @@ func (n *node) run(ctx context.Context, cfg configs.Config, public, admin net.Li
 	defer stop()
 	var wg sync.WaitGroup
 	for _, part := range []func(context.Context) error{
-		n.dir.Serve, n.hub.Serve, n.tracker.Serve, n.keyring.Serve,
+		n.dir.Serve, n.hub.Serve, n.tracker.Serve, n.keyring.Serve, n.hooks.Serve,
 		func(ctx context.Context) error { return n.bus.Serve(ctx, deliver{n}) },
 	} {
 		wg.Go(func() {

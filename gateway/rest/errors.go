@@ -71,6 +71,13 @@ var (
 	errLongCredentialName = failed(http.StatusBadRequest, 50003, "Friendly name too long: at most 64 characters")
 	errLongSecret         = invalid("Certificates, keys and secrets are at most 16 KiB")
 
+	errHookFormat   = failed(http.StatusBadRequest, 50054, "Invalid webhook format: a URL must be absolute, http or https, at most 2048 bytes, and lead to an address that may be called")
+	errHookMethod   = failed(http.StatusBadRequest, 50055, "Invalid webhook method: must be GET or POST")
+	errHookPost     = failed(http.StatusBadRequest, 50078, "Invalid post-webhook URL: must be absolute, http or https, at most 2048 bytes, and lead to an address that may be called")
+	errHookFilter   = invalid("Filters must be names of webhook events")
+	errHookTarget   = invalid("Target must be webhook or flex")
+	errHookRejected = failed(http.StatusBadRequest, 50056, "Webhook cancelled processing")
+
 	errQuery       = invalid("The query is malformed")
 	errPageSize    = invalid("PageSize must be a whole number of at least 1")
 	errPage        = invalid("Page must be a whole number of at least 0")

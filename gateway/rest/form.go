@@ -125,3 +125,17 @@ func (f *form) linger() (*time.Duration, error) {
 	}
 	return &linger, nil
 }
+
+// debounce is 0 or whole seconds within bounds; nil if absent.
+func (f *form) debounce() (*time.Duration, error) {
+	v, err := f.text("DebounceWindow")
+	if v == nil || err != nil {
+		return nil, err
+	}
+	n, err := strconv.ParseUint(*v, 10, 16)
+	d := time.Duration(n) * time.Second
+	if err != nil || d != 0 && d < presence.MinDebounce || d > presence.MaxDebounce {
+		return nil, invalid("DebounceWindow must be a whole number of seconds from 0 to 30")
+	}
+	return &d, nil
+}

@@ -66,6 +66,7 @@ type Store interface {
 	Revocations
 	Presence
 	Sessions
+	Webhooks
 }
 
 // Options tunes the API. The zero value is ready for use.
@@ -91,6 +92,9 @@ type Options struct {
 	// Draining, if set, is closed when the node is about to stop: event streams end, and
 	// no other begins.
 	Draining <-chan struct{}
+	// Hooks checks targets of webhooks, and asks them before changes. Nil: every target
+	// is good, and none is asked.
+	Hooks Hooks
 	// Log gets a line for each change made (who, what, which resource) and for each
 	// request that fails on our side; never secrets, names or attributes. May be nil.
 	Log *zap.Logger
@@ -116,6 +120,9 @@ func New(store Store, credentials Credentials, opt Options) http.Handler {
 	}
 	if opt.Timeout == 0 {
 		opt.Timeout = 8 * time.Second
+	}
+	if opt.Hooks == nil {
+		opt.Hooks = noHooks{}
 	}
 	if opt.Log == nil {
 		opt.Log = zap.NewNop()

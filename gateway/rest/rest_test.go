@@ -83,6 +83,9 @@ func serve(t testing.TB, client redis.UniversalClient, opt rest.Options) *fixtur
 		t.Fatal(err)
 	}
 	core, logs := observer.New(zapcore.DebugLevel)
+	if opt.Hooks == nil {
+		opt.Hooks = &hookGate{}
+	}
 	f.logs, opt.Log, opt.Metrics = logs, zap.New(core), f.metrics
 	f.keyring = auth.NewKeyring(auth.StaticKeys{keySID: {SID: keySID, Secret: secret, Account: account}}, f.store, auth.KeyringOptions{})
 	f.server = httptest.NewServer(rest.New(f.store, guard(f.keyring, auth.GuardOptions{Failures: 1000, Credential: plenty, Address: plenty}), opt))

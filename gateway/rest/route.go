@@ -29,6 +29,16 @@ var operations = []operation{
 	{"UpdateServicePresence", post, "/v1/Services/{ChatServiceSid}/Configuration/Presence", http.StatusOK, (*call).updateServicePresence},
 	{"FetchServiceNotification", get, "/v1/Services/{ChatServiceSid}/Configuration/Notifications", http.StatusOK, (*call).fetchNotifications},
 	{"UpdateServiceNotification", post, "/v1/Services/{ChatServiceSid}/Configuration/Notifications", http.StatusOK, (*call).updateNotifications},
+	{"FetchServiceWebhookConfiguration", get, "/v1/Services/{ChatServiceSid}/Configuration/Webhooks", http.StatusOK, (*call).fetchServiceWebhooks},
+	{"UpdateServiceWebhookConfiguration", post, "/v1/Services/{ChatServiceSid}/Configuration/Webhooks", http.StatusOK, (*call).updateServiceWebhooks},
+	{"FetchConfigurationWebhook", get, "/v1/Configuration/Webhooks", http.StatusOK, (*call).fetchAccountWebhooks},
+	{"UpdateConfigurationWebhook", post, "/v1/Configuration/Webhooks", http.StatusOK, (*call).updateAccountWebhooks},
+	{"ListDeadLetter", get, "/v1/Services/{ChatServiceSid}/Webhooks/DeadLetters", http.StatusOK, (*call).listDeadLetters},
+	{"FetchDeadLetter", get, "/v1/Services/{ChatServiceSid}/Webhooks/DeadLetters/{Sid}", http.StatusOK, (*call).fetchDeadLetter},
+	{"DeleteDeadLetter", del, "/v1/Services/{ChatServiceSid}/Webhooks/DeadLetters/{Sid}", http.StatusNoContent, (*call).deleteDeadLetter},
+	{"ReplayDeadLetter", post, "/v1/Services/{ChatServiceSid}/Webhooks/DeadLetters/{Sid}/Replay", http.StatusOK, (*call).replayDeadLetter},
+	{"ReplayAllDeadLetters", post, "/v1/Services/{ChatServiceSid}/Webhooks/Replay", http.StatusOK, (*call).replayDeadLetters},
+
 	{"FetchConfiguration", get, "/v1/Configuration", http.StatusOK, (*call).fetchConfiguration},
 	{"UpdateConfiguration", post, "/v1/Configuration", http.StatusOK, (*call).updateConfiguration},
 

@@ -177,12 +177,13 @@ func (c *call) updateService(s presence.Service, u presence.ServiceUpdate, what 
 // servicePresence is an extension: what Twilio's configuration has no name for.
 type servicePresence struct {
 	ServiceSID string `json:"chat_service_sid"`
-	Linger     *int   `json:"linger"` // seconds; null: the node's default
+	Linger     *int   `json:"linger"`          // seconds; null: the node's default
+	Debounce   int    `json:"debounce_window"` // seconds; 0: none
 	URL        string `json:"url"`
 }
 
 func (c *call) showServicePresence(s presence.Service) any {
-	p := servicePresence{ServiceSID: s.SID, URL: c.url("/v1/Services/" + s.SID + "/Configuration/Presence")}
+	p := servicePresence{ServiceSID: s.SID, Debounce: int(s.Debounce / time.Second), URL: c.url("/v1/Services/" + s.SID + "/Configuration/Presence")}
 	if s.Linger >= 0 {
 		seconds := int(s.Linger / time.Second)
 		p.Linger = &seconds
@@ -205,6 +206,9 @@ func (c *call) updateServicePresence() (any, error) {
 	}
 	var u presence.ServiceUpdate
 	if u.Linger, err = c.form.linger(); err != nil {
+		return nil, err
+	}
+	if u.Debounce, err = c.form.debounce(); err != nil {
 		return nil, err
 	}
 	return c.updateService(s, u, "service presence updated", c.showServicePresence)

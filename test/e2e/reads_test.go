@@ -17,16 +17,16 @@ import (
 	"github.com/rollcall-presence/rollcall/internal/testkit"
 )
 
-// backend follows a service's event stream, as a backend does that must not miss
+// follower follows a service's event stream, as a follower does that must not miss
 // anything.
-type backend struct {
+type follower struct {
 	t    *testing.T
 	mu   sync.Mutex // guards the following
 	last string     // event id
-	seen map[string]told
+	seen map[string]heard
 }
 
-type told struct {
+type heard struct {
 	state string // name of the event
 	rev   int64
 	at    time.Time
@@ -34,7 +34,7 @@ type told struct {
 
 // follow opens the stream on a node, where the last one ended. The channel is closed
 // when it ends.
-func (b *backend) follow(n *node, sid string) <-chan struct{} {
+func (b *follower) follow(n *node, sid string) <-chan struct{} {
 	b.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	req, err := http.NewRequestWithContext(ctx, "GET", "http://"+n.addr+"/v1/Services/"+sid+"/Presence/Events", nil)
@@ -60,7 +60,7 @@ func (b *backend) follow(n *node, sid string) <-chan struct{} {
 	return ended
 }
 
-func (b *backend) read(r *bufio.Reader) {
+func (b *follower) read(r *bufio.Reader) {
 	var name, id, data string
 	for {
 		line, err := r.ReadString('\n')
@@ -82,7 +82,7 @@ func (b *backend) read(r *bufio.Reader) {
 	}
 }
 
-func (b *backend) event(name, id, data string) {
+func (b *follower) event(name, id, data string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.last = id
@@ -99,13 +99,13 @@ func (b *backend) event(name, id, data string) {
 	if was := b.seen[e.Identity]; e.Rev < was.rev {
 		b.t.Errorf("revision %d of %s after %d", e.Rev, e.Identity, was.rev)
 	}
-	b.seen[e.Identity] = told{name, e.Rev, time.Now()}
+	b.seen[e.Identity] = heard{name, e.Rev, time.Now()}
 }
 
-// knows waits until the backend has been told the states.
-func (b *backend) knows(want map[string]string) {
+// knows waits until the follower has been told the states.
+func (b *follower) knows(want map[string]string) {
 	b.t.Helper()
-	eventually(b.t, "the backend knows all", func() error {
+	eventually(b.t, "the follower knows all", func() error {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		for identity, state := range want {
@@ -124,7 +124,7 @@ func TestEventStreamAcrossNodes(t *testing.T) {
 	redisURL := "redis://" + testkit.Redis(t).Addr
 	n := start(t, redisURL)
 	sid := n.newService()
-	b := &backend{t: t, seen: map[string]told{}}
+	b := &follower{t: t, seen: map[string]heard{}}
 	want := map[string]string{}
 	clients := map[string]*client.Client{}
 	join := func(identity string) time.Time {

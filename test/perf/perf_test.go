@@ -62,8 +62,8 @@ func pause(b *testing.B, d time.Duration) {
 	}
 }
 
-// start starts a node; it ends with the benchmark.
-func start(b *testing.B, redis string) *node {
+// start starts a node with further environment; it ends with the benchmark.
+func start(b *testing.B, redis string, env ...string) *node {
 	b.Helper()
 	bin, err := binary()
 	if err != nil {
@@ -71,11 +71,11 @@ func start(b *testing.B, redis string) *node {
 	}
 	ready := filepath.Join(b.TempDir(), "ready.json")
 	cmd := exec.Command(bin)
-	cmd.Env = []string{
+	cmd.Env = append([]string{
 		"ROLLCALL_ADDR=127.0.0.1:0", "ROLLCALL_ADMIN_ADDR=127.0.0.1:0", "ROLLCALL_REDIS_URL=redis://" + redis, "ROLLCALL_READY_FILE=" + ready,
 		"ROLLCALL_ACCOUNT_SID=" + account, "ROLLCALL_AUTH_TOKEN=" + authToken, "ROLLCALL_API_KEY_SID=" + keySID, "ROLLCALL_API_KEY_SECRET=" + keySecret,
 		"ROLLCALL_ACCEPT_RATE=100000", "ROLLCALL_ACCEPT_BURST=100000", "ROLLCALL_LOG_LEVEL=error",
-	}
+	}, env...)
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
