@@ -20,6 +20,9 @@ import (
 func TestTenancy(t *testing.T) {
 	contracts(t, func(t *testing.T, c *contract) {
 		ours, theirs := c.newTenant(t, "ours"), c.newTenant(t, "theirs")
+		for _, tn := range []*tenant{ours, theirs} {
+			tn.of("DeadLetters") // which changes the tenant the first time
+		}
 		own := c.docs[len(c.docs)-1]
 		before := theirs.dump(t, own)
 		short := map[string]bool{} // collections that have a form without their service
@@ -185,6 +188,7 @@ func (tn *tenant) pageToken(t *testing.T, op testkit.Operation, params string) s
 func TestDeletedService(t *testing.T) {
 	contracts(t, func(t *testing.T, c *contract) {
 		gone := c.newTenant(t, "gone")
+		gone.of("DeadLetters") // while some can be made
 		if err := c.api.DeleteService(gone.service); err != nil {
 			t.Fatal(err)
 		}
