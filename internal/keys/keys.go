@@ -42,7 +42,8 @@ func (k Keys) Base(p presence.Partition) string {
 	if p == presence.Services {
 		return k.Prefix + "{svc}"
 	}
-	return fmt.Sprintf("%s{p%03d}", k.Prefix, p)
+	n := strconv.Itoa(int(p))
+	return k.Prefix + "{p" + "000"[min(len(n), 3):] + n + "}"
 }
 
 // Channel is the pub/sub channel of a partition's events.
@@ -72,6 +73,12 @@ func (k Keys) SIDs(p presence.Partition, service string) string {
 // by the stamp of their last change.
 func (k Keys) Online(p presence.Partition, service string) string {
 	return k.Base(p) + ":" + service + ":online"
+}
+
+// State is the key of what readers of many users are told of a service's users of one
+// partition.
+func (k Keys) State(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":state"
 }
 
 // Seq is the key of a partition's counters.

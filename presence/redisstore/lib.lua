@@ -12,6 +12,8 @@
 --   :linger        zset  service..identity -> due, ms
 --   :<IS>:u:<id>   hash  the user      :<IS>:on:<id>  hash  session -> node
 --   :<IS>:users    zset  creation order  :<IS>:sids   hash  user SID -> identity
+--   :<IS>:state    hash  identity -> sid, online, notifiable, epoch, nepoch, rev, last_online, joined by spaces: what
+--                        the user's hash says, once more, for readers of many users
 --   The change log, each user in one of the three; a stamp is in us and grows with each change of the partition:
 --   :<IS>:online, :<IS>:offline   zset  identity -> stamp of the last change, by the recorded state
 --   :<IS>:gone                    zset  identity -> stamp of the deletion
@@ -46,17 +48,24 @@ local function newstamp()
   return stamp
 end
 
--- Notes in the change log that the user changed; online: its recorded state is '1'.
-local function record(svc, id, online)
-  local s = base .. ':' .. svc
-  redis.call('ZADD', s .. (online and ':online' or ':offline'), newstamp(), id)
-  redis.call('ZREM', s .. (online and ':offline' or ':online'), id)
+-- What readers of many users are told of one: in :state in this order.
+local STATE = {'sid', 'online', 'notifiable', 'epoch', 'nepoch', 'rev', 'last_online'}
+
+-- Notes in :state and in the change log what the user's hash says now. Whatever
+-- changes one of those fields ends with this.
+local function record(svc, id)
+  local s, f = base .. ':' .. svc, redis.call('HMGET', ukey(svc, id), unpack(STATE))
+  for i = 1, #STATE do f[i] = f[i] or '' end
+  redis.call('HSET', s .. ':state', id, table.concat(f, ' '))
+  redis.call('ZADD', s .. (f[2] == '1' and ':online' or ':offline'), newstamp(), id)
+  redis.call('ZREM', s .. (f[2] == '1' and ':offline' or ':online'), id)
 end
 
 -- Notes that the user was deleted. This is forgotten after KEEP seconds.
 local KEEP = 8 * 86400
 local function forget(svc, id)
   local s = base .. ':' .. svc
+  redis.call('HDEL', s .. ':state', id)
   redis.call('ZREM', s .. ':online', id)
   redis.call('ZREM', s .. ':offline', id)
   redis.call('ZADD', s .. ':gone', newstamp(), id)
@@ -77,7 +86,7 @@ local function emit(svc, id, mask, floor, cause)
     n = f[6] or nil, l = f[7] or nil, m = mask}
   if mask % 8 >= 4 then msg.f = f[8] or nil end
   if mask % 16 >= 8 then msg.a = f[9] or nil end
-  record(svc, id, f[5] == '1')
+  record(svc, id)
   publish(msg)
 end
 

@@ -19,6 +19,6 @@ end
 if live then wake('e') end
 local left = redis.call('EXISTS', users)
 if left == 0 then
-  redis.call('DEL', base .. ':' .. svc .. ':online', base .. ':' .. svc .. ':offline', base .. ':' .. svc .. ':gone')
+  for _, key in ipairs({':state', ':online', ':offline', ':gone'}) do redis.call('DEL', base .. ':' .. svc .. key) end
 end
 return left

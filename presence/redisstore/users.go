@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -195,28 +196,55 @@ func (s *Store) readPresence(ctx context.Context, service string, identities []s
 	return users(), nil
 }
 
-// askPresence adds to a pipeline what asks for the presence of users; the function
-// tells the answers.
+// askPresence adds to a pipeline what asks for the presence of users, one command a
+// partition; the function tells the answers.
 func (s *Store) askPresence(ctx context.Context, pipe redis.Pipeliner, service string, identities []string) func() []presence.User {
-	names := []string{"sid", "online", "notifiable", "epoch", "nepoch", "rev", "last_online"}
-	cmds := make([]*redis.SliceCmd, len(identities))
+	asked := make([][]int, s.keys.Partitions) // indices of identities
 	for i, identity := range identities {
-		cmds[i] = pipe.HMGet(ctx, s.keys.User(presence.Key{Service: service, Identity: identity}), names...)
+		p := s.keys.Of(presence.Key{Service: service, Identity: identity})
+		asked[p] = append(asked[p], i)
+	}
+	cmds := make([]*redis.SliceCmd, len(asked))
+	for p, list := range asked {
+		if len(list) == 0 {
+			continue
+		}
+		args := make([]any, 2, 2+len(list))
+		args[0], args[1] = "hmget", s.keys.State(presence.Partition(p), service)
+		for _, i := range list {
+			args = append(args, identities[i])
+		}
+		cmds[p] = redis.NewSliceCmd(ctx, args...)
+		_ = pipe.Process(ctx, cmds[p]) // adds it
 	}
 	return func() []presence.User {
 		users := make([]presence.User, len(identities))
-		for i, c := range cmds {
-			f := make(fields, len(names))
-			for j, v := range c.Val() {
-				if text, ok := v.(string); ok {
-					f[names[j]] = text
+		for p, list := range asked {
+			for j, i := range list {
+				users[i].Key = presence.Key{Service: service, Identity: identities[i]}
+				if state, ok := cmds[p].Val()[j].(string); ok {
+					readState(&users[i], state)
 				}
 			}
-			users[i] = userOf(presence.Key{Service: service, Identity: identities[i]}, f)
-			users[i].Created = time.Time{} // was not asked for
 		}
 		return users
 	}
+}
+
+// readState reads what lib.lua's record wrote.
+func readState(u *presence.User, state string) {
+	next := func() (field string) {
+		field, state, _ = strings.Cut(state, " ")
+		return field
+	}
+	number := func() int64 {
+		n, _ := strconv.ParseInt(next(), 10, 64)
+		return n
+	}
+	u.SID = next()
+	u.Online, u.Notifiable = triOf(next()), triOf(next())
+	u.Epoch, u.NotifiableEpoch, u.Rev = number(), number(), number()
+	u.LastOnline = timeOf(number())
 }
 
 // ReadUsers returns the users in the order asked, in one pipelined round; a user
