@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -199,32 +198,42 @@ func (s *Store) readPresence(ctx context.Context, service string, identities []s
 // askPresence adds to a pipeline what asks for the presence of users, one command a
 // partition; the function tells the answers.
 func (s *Store) askPresence(ctx context.Context, pipe redis.Pipeliner, service string, identities []string) func() []presence.User {
-	asked := make([][]int, s.keys.Partitions) // indices of identities
-	for i, identity := range identities {
-		p := s.keys.Of(presence.Key{Service: service, Identity: identity})
-		asked[p] = append(asked[p], i)
+	type question struct {
+		p presence.Partition
+		i int // index of identities
 	}
-	cmds := make([]*redis.SliceCmd, len(asked))
-	for p, list := range asked {
-		if len(list) == 0 {
-			continue
+	questions := make([]question, len(identities))
+	for i, identity := range identities {
+		questions[i] = question{s.keys.Of(presence.Key{Service: service, Identity: identity}), i}
+	}
+	slices.SortFunc(questions, func(a, b question) int { return cmp.Compare(a.p, b.p) })
+	cmds := make([]*redis.StringSliceCmd, 0, len(questions))
+	for rest := questions; len(rest) > 0; {
+		p, n := rest[0].p, 1
+		for n < len(rest) && rest[n].p == p {
+			n++
 		}
-		args := make([]any, 2, 2+len(list))
-		args[0], args[1] = "hmget", s.keys.State(presence.Partition(p), service)
-		for _, i := range list {
-			args = append(args, identities[i])
+		args := make([]any, 2, 2+n)
+		args[0], args[1] = "hmget", s.keys.State(p, service)
+		for _, q := range rest[:n] {
+			args = append(args, identities[q.i])
 		}
-		cmds[p] = redis.NewSliceCmd(ctx, args...)
-		_ = pipe.Process(ctx, cmds[p]) // adds it
+		rest = rest[n:]
+		c := redis.NewStringSliceCmd(ctx, args...) // a user that does not exist is ""
+		cmds = append(cmds, c)
+		_ = pipe.Process(ctx, c) // adds it
 	}
 	return func() []presence.User {
 		users := make([]presence.User, len(identities))
-		for p, list := range asked {
-			for j, i := range list {
-				users[i].Key = presence.Key{Service: service, Identity: identities[i]}
-				if state, ok := cmds[p].Val()[j].(string); ok {
-					readState(&users[i], state)
+		rest := questions
+		for _, c := range cmds {
+			for _, state := range c.Val() {
+				u := &users[rest[0].i]
+				u.Key = presence.Key{Service: service, Identity: identities[rest[0].i]}
+				if state != "" {
+					readState(u, state)
 				}
+				rest = rest[1:]
 			}
 		}
 		return users
@@ -233,12 +242,19 @@ func (s *Store) askPresence(ctx context.Context, pipe redis.Pipeliner, service s
 
 // readState reads what lib.lua's record wrote.
 func readState(u *presence.User, state string) {
-	next := func() (field string) {
-		field, state, _ = strings.Cut(state, " ")
+	next := func() string {
+		i := strings.IndexByte(state, ' ')
+		if i < 0 {
+			i = len(state)
+		}
+		field := state[:i]
+		state = state[min(i+1, len(state)):]
 		return field
 	}
-	number := func() int64 {
-		n, _ := strconv.ParseInt(next(), 10, 64)
+	number := func() (n int64) {
+		for _, c := range []byte(next()) { // digits, or nothing
+			n = n*10 + int64(c-'0')
+		}
 		return n
 	}
 	u.SID = next()
