@@ -207,19 +207,20 @@ func (s *Store) askPresence(ctx context.Context, pipe redis.Pipeliner, service s
 		questions[i] = question{s.keys.Of(presence.Key{Service: service, Identity: identity}), i}
 	}
 	slices.SortFunc(questions, func(a, b question) int { return cmp.Compare(a.p, b.p) })
-	cmds := make([]*redis.StringSliceCmd, 0, len(questions))
+	cmds := make([]*redis.StringSliceCmd, 0, min(len(questions), s.keys.Partitions))
+	words := make([]any, 0, len(questions)+2*cap(cmds)) // of all commands
 	for rest := questions; len(rest) > 0; {
 		p, n := rest[0].p, 1
 		for n < len(rest) && rest[n].p == p {
 			n++
 		}
-		args := make([]any, 2, 2+n)
-		args[0], args[1] = "hmget", s.keys.State(p, service)
+		begin := len(words)
+		words = append(words, "hmget", s.keys.State(p, service))
 		for _, q := range rest[:n] {
-			args = append(args, identities[q.i])
+			words = append(words, &identities[q.i]) // a pointer needs no copy to be an any
 		}
 		rest = rest[n:]
-		c := redis.NewStringSliceCmd(ctx, args...) // a user that does not exist is ""
+		c := redis.NewStringSliceCmd(ctx, words[begin:len(words):len(words)]...) // a user that does not exist is ""
 		cmds = append(cmds, c)
 		_ = pipe.Process(ctx, c) // adds it
 	}
