@@ -1,5 +1,6 @@
 # make run    start a gateway with an embedded store; it prints the page to open
-# make test   everything that must hold: vet, tests with the race detector, the live page in a browser
+# make test   everything that must hold: vet, tests with the race detector, the live page in a browser,
+#             the REST API through the Node helper library
 # make check  test, and that the code is formatted
 # make lint   the linters (the first run builds them, which takes minutes)
 # make fuzz   each fuzz target for FUZZTIME
@@ -12,7 +13,7 @@ FUZZTIME ?= 10s
 BENCH    ?= .
 TOOL      = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: build run test go-test browser-test check format-check lint format fuzz bench up clean
+.PHONY: build run test go-test browser-test rest-test check format-check lint format fuzz bench up clean
 .DEFAULT_GOAL := build
 
 build:
@@ -21,7 +22,7 @@ build:
 run: build
 	./bin/rollcall serve --log-format console
 
-test: go-test browser-test
+test: go-test browser-test rest-test
 
 go-test:
 	tools/system-deps.sh
@@ -32,6 +33,11 @@ browser-test: build
 	tools/system-deps.sh
 	cd test/browser && npm ci --no-audit --no-fund
 	cd test/browser && ROLLCALL_BIN=$(CURDIR)/bin/rollcall node --test
+
+rest-test: build
+	tools/system-deps.sh
+	cd test/rest && npm ci --no-audit --no-fund
+	cd test/rest && ROLLCALL_BIN=$(CURDIR)/bin/rollcall node --test
 
 check: format-check test
 
@@ -67,4 +73,4 @@ up: .env
 		"$$(random)" "$$(random)" "$$(random)" "$$(random)" >$@
 
 clean:
-	rm -rf bin dist test/browser/node_modules test/browser/artifacts
+	rm -rf bin dist test/browser/node_modules test/browser/artifacts test/rest/node_modules

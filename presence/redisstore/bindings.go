@@ -401,37 +401,57 @@ func (s *Store) ListBindings(ctx context.Context, service string, f presence.Bin
 	for p := range sets {
 		sets[p] = s.keys.Bindings(presence.Partition(p), service)
 	}
-	var page presence.Page[presence.Binding]
-	for round := range listRounds {
-		members, near, err := s.list(ctx, sets, c, limit-len(page.Items))
+	// What passes, in the cursor's direction; one more than asked shows that it goes on.
+	var passed []presence.Binding
+	at, more := c, true
+	for round := 0; round < listRounds && more && len(passed) <= limit; round++ {
+		members, near, err := s.list(ctx, sets, at, limit+1)
 		if err != nil {
 			return presence.Page[presence.Binding]{}, err
 		}
-		if page.Next = near.Next; round == 0 {
-			page.Prev = near.Prev
+		if len(members) == 0 {
+			more = false
+			break
 		}
 		sids := make([]string, len(members))
 		for i, m := range members {
 			sids[i] = m[16:]
 		}
-		if len(sids) == 0 {
-			break
-		}
 		list, err := s.readBindings(ctx, service, sids)
 		if err != nil {
 			return presence.Page[presence.Binding]{}, err
 		}
+		more, at.member = near.Next != "", members[len(members)-1]
+		if c.before {
+			slices.Reverse(list)
+			more, at.member = near.Prev != "", members[0]
+		}
 		for _, b := range list {
 			if f.Pass(b) {
-				page.Items = append(page.Items, b)
+				passed = append(passed, b)
 			}
 		}
-		if c.before || page.Next == "" || len(page.Items) == limit {
-			break
-		}
-		c = listCursor{member: members[len(members)-1]}
 	}
-	return page, nil
+	var on, back string
+	if len(passed) > limit {
+		passed = passed[:limit]
+		on = listCursor{c.before, listMember(passed[limit-1])}.String()
+	} else if more {
+		on = at.String()
+	}
+	if c.member != "" && len(passed) > 0 {
+		back = listCursor{!c.before, listMember(passed[0])}.String()
+	}
+	if c.before {
+		slices.Reverse(passed)
+		return presence.Page[presence.Binding]{Items: passed, Next: back, Prev: on}, nil
+	}
+	return presence.Page[presence.Binding]{Items: passed, Next: on, Prev: back}, nil
+}
+
+// listMember is what a binding is in the lists of a service's bindings.
+func listMember(b presence.Binding) string {
+	return fmt.Sprintf("%016d", b.Created.UnixMicro()) + b.SID
 }
 
 // listBindingsOf lists the bindings of some users, each of whom has few.
@@ -454,7 +474,7 @@ func (s *Store) listBindingsOf(ctx context.Context, service string, f presence.B
 			if err != nil {
 				return presence.Page[presence.Binding]{}, err
 			}
-			member := fmt.Sprintf("%016d", b.Created.UnixMicro()) + sid
+			member := listMember(b)
 			if f.Pass(b) && (c.member == "" || c.before == (member < c.member) && member != c.member) {
 				found[member] = b
 				members = append(members, member)

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import { chromium } from 'playwright-core';
-import { credentials, start } from './gateway.mjs';
+import { credentials, start } from '../gateway.mjs';
 
 const ARTIFACTS = new URL('./artifacts/', import.meta.url).pathname;
 const WAIT_MS = 15_000;

@@ -1,8 +1,9 @@
-// The gateway under test: the binary named by ROLLCALL_BIN, started here with
-// the embedded store, or one that already listens at ROLLCALL_URL.
+// The gateway under test: the binary named by ROLLCALL_BIN, started here with the
+// embedded store or a redis-server of its own, or one that already listens at ROLLCALL_URL.
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { connect, createServer } from 'node:net';
 import { mkdtempSync, readFileSync, rmSync, watch } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -17,20 +18,24 @@ export const credentials = {
 const START_MS = 20_000;
 const STOP_MS = 10_000;
 
-/** start gives {url, stop}; stop resolves when the gateway is gone. */
-export async function start() {
+/**
+ * start gives {url, stop}; stop resolves when all that it started is gone.
+ * store is 'embedded' or 'redis'; env adds to the gateway's environment.
+ */
+export async function start({ store = 'embedded', env = {} } = {}) {
   if (process.env.ROLLCALL_URL) return { url: process.env.ROLLCALL_URL, stop: async () => {} };
   if (!process.env.ROLLCALL_BIN) throw new Error('Set ROLLCALL_BIN to the gateway binary, or ROLLCALL_URL to one that runs.');
 
   const folder = mkdtempSync(join(tmpdir(), 'rollcall-'));
   const readyFile = join(folder, 'ready.json');
+  const redis = store === 'redis' ? await startRedis(folder) : null;
   const child = spawn(process.env.ROLLCALL_BIN, ['serve'], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: {
       PATH: process.env.PATH,
       ROLLCALL_ADDR: '127.0.0.1:0',
       ROLLCALL_ADMIN_ADDR: '127.0.0.1:0',
-      ROLLCALL_REDIS_URL: 'embedded',
+      ROLLCALL_REDIS_URL: redis?.url ?? 'embedded',
       ROLLCALL_READY_FILE: readyFile,
       ROLLCALL_LINGER: '5s', // long enough to be seen for sure, short enough to wait for
       ROLLCALL_DRAIN_TIMEOUT: '1s',
@@ -38,6 +43,7 @@ export async function start() {
       ROLLCALL_AUTH_TOKEN: credentials.authToken,
       ROLLCALL_API_KEY_SID: credentials.key,
       ROLLCALL_API_KEY_SECRET: credentials.secret,
+      ...env,
     },
   });
   let output = '';
@@ -45,12 +51,8 @@ export async function start() {
   const exited = once(child, 'exit');
 
   const stop = async () => {
-    if (child.exitCode === null && child.signalCode === null) {
-      child.kill('SIGTERM');
-      const timer = setTimeout(() => child.kill('SIGKILL'), STOP_MS);
-      await exited;
-      clearTimeout(timer);
-    }
+    await end(child, exited);
+    await redis?.stop();
     rmSync(folder, { recursive: true, force: true });
   };
   try {
@@ -60,6 +62,47 @@ export async function start() {
     await stop();
     throw new Error(`${err.message}\n${output}`);
   }
+}
+
+// end asks a process to stop, and insists if it does not.
+async function end(child, exited) {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  child.kill('SIGTERM');
+  const timer = setTimeout(() => child.kill('SIGKILL'), STOP_MS);
+  await exited;
+  clearTimeout(timer);
+}
+
+async function startRedis(folder) {
+  const port = await freePort();
+  const child = spawn('redis-server', ['--port', port, '--bind', '127.0.0.1', '--dir', folder, '--save', ''], { stdio: 'ignore' });
+  const exited = once(child, 'exit');
+  const deadline = Date.now() + START_MS;
+  while (!(await listens(port))) {
+    if (child.exitCode !== null || Date.now() > deadline) {
+      await end(child, exited);
+      throw new Error('redis-server did not start.');
+    }
+  }
+  return { url: `redis://127.0.0.1:${port}`, stop: () => end(child, exited) };
+}
+
+async function freePort() {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address();
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+// listens tells whether somebody does; a refusal takes a moment.
+function listens(port) {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1');
+    socket.on('connect', () => { socket.destroy(); resolve(true); });
+    socket.on('error', () => setTimeout(resolve, 20, false));
+  });
 }
 
 // ready waits until the file can be read as JSON.
