@@ -69,7 +69,7 @@ var closes = [...]Close{
 	{CloseBadToken, "bad_token", ReconnectNever, "bad token", "The token in hello was refused; an `error` frame before the close says why. Or, later, the session's token or its API key was revoked."},
 	{CloseBadRequest, "bad_request", ReconnectNever, "bad request", "A frame was not a JSON object, was binary, or came at the wrong time."},
 	{CloseNoHello, "no_hello", ReconnectNever, "no hello in time", "No hello came in time (10 s by default)."},
-	{CloseEnded, "ended", ReconnectNever, "ended by the operator", "An operator ended the session: its user or service was deleted."},
+	{CloseEnded, "ended", ReconnectNever, "ended by the operator", "An operator ended the session, or its user or service was deleted."},
 	{CloseTooMany, "too_many_connections", ReconnectNever, "too many connections", "The user has too many sessions on this node already."},
 	{CloseSubscriptions, "too_many_subscriptions", ReconnectNever, "too many subscriptions", "`known` in hello named more users than a session may subscribe to."},
 }

@@ -12,6 +12,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -58,7 +59,7 @@ type Options struct {
 
 const (
 	// claimPartitions bounds the partitions that are asked for work in one pipeline.
-	claimPartitions = 16
+	claimPartitions = 64
 	// queueTimeout bounds one exchange with the queue, and queueRetry is the pause
 	// after one that failed.
 	queueTimeout, queueRetry = 3 * time.Second, 500 * time.Millisecond
@@ -93,6 +94,7 @@ type Deliverer struct {
 
 	mu       sync.Mutex // guards the following
 	parts    []part
+	first    int              // in parts, where the next look for work begins: all have their turn
 	lanes    map[string]*lane // of services with work
 	parked   []*lane          // that have room of their own, but there was none in all
 	running  int              // in all lanes
@@ -238,7 +240,9 @@ func (d *Deliverer) claim(ctx, sending context.Context) {
 			claimed := claims[i]
 			d.metrics.dead.WithLabelValues("overflow").Add(float64(claimed.Overflowed))
 			d.metrics.lost.Add(float64(claimed.Lost))
-			d.parts[p].starved = claimed.LeftOut
+			if d.parts[p].starved = claimed.LeftOut; claimed.LeftOut && d.roomLocked(busy) {
+				d.dueLocked(p, 0)
+			}
 			d.dueLocked(p, claimed.Next)
 			for _, u := range claimed.Users {
 				d.addLocked(sending, job{partition: p, claimed: time.Now(), Claimed: u})
@@ -261,7 +265,9 @@ func (d *Deliverer) ready() (ps []presence.Partition, busy []string, wait time.D
 		return nil, nil, wait // the end of an attempt tells
 	}
 	now := time.Now()
-	for p := range d.parts {
+	first := d.first
+	for i := range d.parts {
+		p := (first + i) % len(d.parts)
 		q := &d.parts[p]
 		switch left := q.due.Sub(now); {
 		case q.due.IsZero():
@@ -269,17 +275,27 @@ func (d *Deliverer) ready() (ps []presence.Partition, busy []string, wait time.D
 			wait = min(wait, left)
 		case len(ps) < claimPartitions:
 			ps = append(ps, presence.Partition(p))
-			q.due = time.Time{}
+			q.due, d.first = time.Time{}, p+1
 		default: // in the next round
 			wait = 0
 		}
 	}
 	for sid, l := range d.lanes {
-		if l.full = l.running+len(l.waiting) >= 2*l.limit; l.full {
+		l.full = l.full || l.running+len(l.waiting) >= 2*l.limit
+		if l.full {
 			busy = append(busy, sid)
 		}
 	}
 	return ps, busy, wait
+}
+
+// roomLocked reports whether any of the lanes that were left out of a claim has room
+// again: it had it before it could be seen that partitions starve for it.
+func (d *Deliverer) roomLocked(busy []string) bool {
+	return slices.ContainsFunc(busy, func(sid string) bool {
+		l := d.lanes[sid]
+		return l == nil || !l.full
+	})
 }
 
 // settle tells the queue what became of events until done is closed and all is told.

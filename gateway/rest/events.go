@@ -2,8 +2,8 @@ package rest
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -149,18 +149,18 @@ type event struct {
 }
 
 func userEvent(s presence.Service, c presence.Change) event {
-	shown := showChange(s, c)
+	v := s.View(c.User)
 	name := "unknown"
 	switch {
 	case c.Deleted:
 		name = "deleted"
-	case shown.Online == presence.True:
+	case v.Online == presence.True:
 		name = "online"
-	case shown.Online == presence.False:
+	case v.Online == presence.False:
 		name = "offline"
 	}
-	data, _ := json.Marshal(shown) // strings, numbers and null: never fails
-	return event{c.Place, c.User.Identity, []byte("event: " + name + "\nid: " + c.Place.String() + "\ndata: " + string(data) + "\n\n")}
+	b := fmt.Appendf(nil, "event: %s\nid: %s\ndata: ", name, c.Place)
+	return event{c.Place, c.User.Identity, append(appendPresence(b, v, &c.Deleted), "\n\n"...)}
 }
 
 // resetEvent tells that the switch was flipped. It has no id: what follows it must

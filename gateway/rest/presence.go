@@ -2,7 +2,10 @@ package rest
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 
 	"github.com/rollcall-presence/rollcall/presence"
@@ -25,35 +28,59 @@ type Presence interface {
 // maxPresence is how many users one answer tells of.
 const maxPresence = 500
 
-// reachability is a user's presence by itself.
-type reachability struct {
-	Identity   string       `json:"identity"`
-	SID        *string      `json:"sid"` // null where there is no such user
-	Online     presence.Tri `json:"is_online"`
-	Notifiable presence.Tri `json:"is_notifiable"`
-	Rev        int64        `json:"rev"`
-	LastOnline *string      `json:"date_last_online"`
+// encoded is an answer that is JSON already: where one tells of hundreds of users,
+// encoding/json would be a third of the work.
+type encoded []byte
+
+// appendPresence writes a user's presence by itself. deleted: the member of that name,
+// where there is one.
+func appendPresence(b []byte, v presence.Snapshot, deleted *bool) []byte {
+	b = appendText(append(b, `{"identity":`...), v.Identity)
+	b = append(b, `,"sid":`...)
+	if v.SID == "" {
+		b = append(b, "null"...)
+	} else {
+		b = appendText(b, v.SID)
+	}
+	b = append(append(b, `,"is_online":`...), v.Online.String()...)
+	b = append(append(b, `,"is_notifiable":`...), v.Notifiable.String()...)
+	b = strconv.AppendInt(append(b, `,"rev":`...), v.Rev, 10)
+	b = append(b, `,"date_last_online":`...)
+	if v.LastOnline.IsZero() {
+		b = append(b, "null"...)
+	} else {
+		b = append(v.LastOnline.UTC().AppendFormat(append(b, '"'), dateFormat), '"')
+	}
+	if deleted != nil {
+		b = strconv.AppendBool(append(b, `,"deleted":`...), *deleted)
+	}
+	return append(b, '}')
 }
 
-func showPresence(s presence.Service, u presence.User) reachability {
-	v := s.View(u)
-	r := reachability{Identity: v.Identity, Online: v.Online, Notifiable: v.Notifiable, Rev: v.Rev}
-	if v.SID != "" {
-		r.SID = &v.SID
+// appendText writes a JSON string.
+func appendText(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			text, _ := json.Marshal(s) // never fails
+			return append(b, text...)
+		}
 	}
-	if !v.LastOnline.IsZero() {
-		d := date(v.LastOnline)
-		r.LastOnline = &d
-	}
-	return r
+	return append(append(append(b, '"'), s...), '"')
 }
 
-// presenceList is the answer of both reads.
-type presenceList struct {
-	Meta        *meta          `json:"meta"`         // null where users were named
-	OnlineCount *int64         `json:"online_count"` // the same, and where the switch is off
-	Enabled     bool           `json:"reachability_enabled"`
-	Users       []reachability `json:"users"`
+// presenceSize is what a user takes in an answer, roughly.
+const presenceSize = 200
+
+// encodeUsers writes the last member of an answer: a list of users.
+func encodeUsers(b []byte, s presence.Service, users []presence.User) encoded {
+	b = append(slices.Grow(b, presenceSize*len(users)), `"users":[`...)
+	for i, u := range users {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendPresence(b, s.View(u), nil)
+	}
+	return append(b, "]}\n"...)
 }
 
 func (c *call) readPresence() (any, error) {
@@ -83,11 +110,7 @@ func (c *call) readPresence() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer := presenceList{Enabled: s.Enabled, Users: make([]reachability, len(users))}
-	for i, u := range users {
-		answer.Users[i] = showPresence(s, u)
-	}
-	return answer, nil
+	return encodeUsers(fmt.Appendf(nil, `{"meta":null,"online_count":null,"reachability_enabled":%v,`, s.Enabled), s, users), nil
 }
 
 func (c *call) listOnline() (any, error) {
@@ -95,35 +118,28 @@ func (c *call) listOnline() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer := presenceList{Enabled: s.Enabled, Users: []reachability{}}
+	var users []presence.User
+	var online *int64
 	m, err := page(c, "users", maxPresence, func(cursor string, limit int) (presence.Page[presence.User], error) {
 		if !s.Enabled { // nobody's reachability is known
 			return presence.Page[presence.User]{}, nil
 		}
 		list, count, err := c.store.OnlineUsers(c.ctx, s.SID, cursor, limit)
-		answer.OnlineCount = &count
+		online = &count
 		return list, err
-	}, func(u presence.User) { answer.Users = append(answer.Users, showPresence(s, u)) })
-	answer.Meta = &m
-	return answer, err
-}
-
-// change is a user as the change log tells of it.
-type change struct {
-	reachability
-	Deleted bool `json:"deleted"`
-}
-
-func showChange(s presence.Service, c presence.Change) change {
-	return change{showPresence(s, c.User), c.Deleted}
-}
-
-type changeList struct {
-	Users   []change `json:"users"`
-	Cursor  string   `json:"cursor"`
-	More    bool     `json:"more"`
-	Reset   bool     `json:"reset"`
-	Enabled bool     `json:"reachability_enabled"`
+	}, func(u presence.User) { users = append(users, u) })
+	if err != nil {
+		return nil, err
+	}
+	head, err := json.Marshal(struct {
+		Meta    meta   `json:"meta"`
+		Count   *int64 `json:"online_count"`
+		Enabled bool   `json:"reachability_enabled"`
+	}{m, online, s.Enabled})
+	if err != nil {
+		return nil, err
+	}
+	return encodeUsers(append(head[:len(head)-1], ','), s, users), nil
 }
 
 func (c *call) listChanges() (any, error) {
@@ -149,18 +165,20 @@ func (c *call) listChanges() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if now {
-		return changeList{Users: []change{}, Cursor: m.Place(s).String(), Enabled: s.Enabled}, nil
+	p := presence.Changes{Next: m.Place(s)}
+	if !now {
+		if p, err = c.store.Changes(c.ctx, s, from, min(limit, maxPresence), m); err != nil {
+			return nil, err
+		}
 	}
-	p, err := c.store.Changes(c.ctx, s, from, min(limit, maxPresence), m)
-	if err != nil {
-		return nil, err
-	}
-	answer := changeList{Users: make([]change, len(p.Items)), Cursor: p.Next.String(), More: p.More, Reset: p.Reset, Enabled: s.Enabled}
+	b := fmt.Appendf(make([]byte, 0, presenceSize*(1+len(p.Items))), `{"cursor":"%s","more":%v,"reset":%v,"reachability_enabled":%v,"users":[`, p.Next, p.More, p.Reset, s.Enabled)
 	for i, item := range p.Items {
-		answer.Users[i] = showChange(s, item)
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendPresence(b, s.View(item.User), &item.Deleted)
 	}
-	return answer, nil
+	return encoded(append(b, "]}\n"...)), nil
 }
 
 // place reads a cursor of changes; the word now is the end of the log.

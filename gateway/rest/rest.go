@@ -205,6 +205,10 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(status)
+	if b, ok := body.(encoded); ok {
+		_, _ = w.Write(b)
+		return
+	}
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(body) // the client may have left; nobody is there to tell
@@ -268,7 +272,9 @@ func (c *call) audit(what string, resource ...zap.Field) {
 func (c *call) url(path string) string { return c.opt.Origin(c.r) + path }
 
 // date is a time as the API writes it.
-func date(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
+func date(t time.Time) string { return t.UTC().Format(dateFormat) }
+
+const dateFormat = "2006-01-02T15:04:05Z"
 
 // links are absolute URLs below base, by name.
 func links(base string, paths map[string]string) map[string]string {

@@ -43,7 +43,14 @@ func (k Keys) Base(p presence.Partition) string {
 	if p == presence.Services {
 		return k.Prefix + "{svc}"
 	}
-	return fmt.Sprintf("%s{p%03d}", k.Prefix, p)
+	zeros, n := number(p)
+	return k.Prefix + "{p" + zeros + n + "}"
+}
+
+// number is a partition's in at least three digits, in two parts.
+func number(p presence.Partition) (zeros, n string) {
+	n = strconv.Itoa(int(p))
+	return "000"[min(len(n), 3):], n
 }
 
 // Channel is the pub/sub channel of a partition's events.
@@ -73,6 +80,13 @@ func (k Keys) SIDs(p presence.Partition, service string) string {
 // by the stamp of their last change.
 func (k Keys) Online(p presence.Partition, service string) string {
 	return k.Base(p) + ":" + service + ":online"
+}
+
+// State is the key of what readers of many users are told of a service's users of one
+// partition.
+func (k Keys) State(p presence.Partition, service string) string {
+	zeros, n := number(p) // in one piece: hundreds are spelt at once
+	return k.Prefix + "{p" + zeros + n + "}:" + service + ":state"
 }
 
 // Seq is the key of a partition's counters.

@@ -44,11 +44,11 @@ func FuzzKeys(f *testing.F) {
 		}
 		p := k.Of(ka)
 		want := slotTag(k.Base(p))
-		for _, key := range []string{k.User(ka), k.On(ka), k.Users(p, service), k.SIDs(p, service), k.NodeSessions(p, "n"), k.BindingsOf(ka), k.Bindings(p, service), k.BindingSIDs(p, service), k.BindingsWith(p, "CR"), k.Unsettled(p), k.Online(p, service), k.Seq(p)} {
+		for _, key := range []string{k.User(ka), k.On(ka), k.Users(p, service), k.SIDs(p, service), k.NodeSessions(p, "n"), k.BindingsOf(ka), k.Bindings(p, service), k.BindingSIDs(p, service), k.BindingsWith(p, "CR"), k.Unsettled(p), k.Online(p, service), k.State(p, service), k.Seq(p)} {
 			if slotTag(key) != want {
 				t.Errorf("slot tag of %q = %q; want %q", key, slotTag(key), want)
 			}
-			if key == k.User(ka) && key != k.User(kb) && (key == k.Users(p, service) || key == k.SIDs(p, service) || key == k.Bindings(p, service) || key == k.BindingSIDs(p, service) || key == k.Online(p, service)) {
+			if key == k.User(ka) && key != k.User(kb) && (key == k.Users(p, service) || key == k.SIDs(p, service) || key == k.Bindings(p, service) || key == k.BindingSIDs(p, service) || key == k.Online(p, service) || key == k.State(p, service)) {
 				t.Errorf("user key %q is an index key", key)
 			}
 		}

@@ -74,8 +74,8 @@ func presenceOfMany(t *testing.T, h *Harness) {
 		t.Fatalf("Presence = %+v, %v; want %+v", service, err, w.service)
 	}
 	want := []presence.User{w.stored("bob"), {Key: w.key("eve")}, w.stored("ada"), w.stored("bob")}
-	for i := range want { // the profile is not read
-		want[i].FriendlyName, want[i].Attributes, want[i].Role, want[i].Created, want[i].Updated = nil, "", "", time.Time{}, time.Time{}
+	for i := range want {
+		want[i] = bare(want[i])
 	}
 	if diff := cmp.Diff(want, users); diff != "" {
 		t.Errorf("Presence (-want +got):\n%s", diff)
@@ -83,6 +83,12 @@ func presenceOfMany(t *testing.T, h *Harness) {
 	if _, _, err := w.Store.Presence(w.ctx, "IS00000000000000000000000000000000", asked); !errors.Is(err, presence.ErrNoService) {
 		t.Errorf("Presence in no service: %v; want ErrNoService", err)
 	}
+}
+
+// bare is a user without the profile, which is not read of many.
+func bare(u presence.User) presence.User {
+	u.FriendlyName, u.Attributes, u.Role, u.Created, u.Updated = nil, "", "", time.Time{}, time.Time{}
+	return u
 }
 
 // stored is a user as recorded.

@@ -840,6 +840,9 @@ func model(t *testing.T, h *Harness) {
 				k := w.key(id)
 				u := must(h.Store.ReadUsers(w.ctx, []presence.Key{k}))(t)[0]
 				live := must(h.Store.CountSessions(w.ctx, []presence.Key{k}))(t)[0]
+				if _, many, err := h.Store.Presence(w.ctx, k.Service, []string{id}); err != nil || !cmp.Equal(many[0], bare(u)) {
+					rt.Fatalf("%s: among many, %s is %+v, %v; want %+v", what, id, many, err, bare(u))
+				}
 				online, epoch, sessions, exists := m.User(k)
 				if exists != (u.SID != "") || online != u.Online || epoch != u.Epoch || sessions != live {
 					rt.Fatalf("%s: %s is exists=%v online=%v epoch=%d sessions=%d; want %v %v %d %d",

@@ -22,10 +22,13 @@ unsettled(svc, sid, ARGV[5] .. ':' .. ARGV[6])
 
 local f = redis.call('HMGET', u, 'notifiable', 'nepoch')
 local epoch = tonumber(ARGV[11])
-if epoch > (tonumber(f[2]) or 0) then redis.call('HSET', u, 'nepoch', str(epoch)) end
+local raised = epoch > (tonumber(f[2]) or 0)
+if raised then redis.call('HSET', u, 'nepoch', str(epoch)) end
 if f[1] ~= '1' then
   redis.call('HSET', u, 'notifiable', '1')
   -- whatever the switch, as with offline: it may have been flipped meanwhile
   emit(svc, id, 2, tonumber(ARGV[12]), 'register_push')
+elseif raised then
+  record(svc, id)
 end
 return binding

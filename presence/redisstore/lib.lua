@@ -12,6 +12,8 @@
 --   :linger        zset  service..identity -> due, ms
 --   :<IS>:u:<id>   hash  the user      :<IS>:on:<id>  hash  session -> node
 --   :<IS>:users    zset  creation order  :<IS>:sids   hash  user SID -> identity
+--   :<IS>:state    hash  identity -> sid, online, notifiable, epoch, nepoch, rev, last_online, joined by spaces: what
+--                        the user's hash says, once more, for readers of many users
 --   :<IS>:b:<id>   hash  binding SID -> JSON of strings: t type, a address, c credential or
 --                        empty, m message types, k created (16 digits, us), u updated, x expires, ms
 --   :<IS>:bindings zset  creation order  :<IS>:bsids  hash  binding SID -> identity
@@ -67,17 +69,24 @@ local function newstamp()
   return stamp
 end
 
--- Notes in the change log that the user changed; online: its recorded state is '1'.
-local function record(svc, id, online)
-  local s = base .. ':' .. svc
-  redis.call('ZADD', s .. (online and ':online' or ':offline'), newstamp(), id)
-  redis.call('ZREM', s .. (online and ':offline' or ':online'), id)
+-- What readers of many users are told of one: in :state in this order.
+local STATE = {'sid', 'online', 'notifiable', 'epoch', 'nepoch', 'rev', 'last_online'}
+
+-- Notes in :state and in the change log what the user's hash says now. Whatever
+-- changes one of those fields ends with this.
+local function record(svc, id)
+  local s, f = base .. ':' .. svc, redis.call('HMGET', ukey(svc, id), unpack(STATE))
+  for i = 1, #STATE do f[i] = f[i] or '' end
+  redis.call('HSET', s .. ':state', id, table.concat(f, ' '))
+  redis.call('ZADD', s .. (f[2] == '1' and ':online' or ':offline'), newstamp(), id)
+  redis.call('ZREM', s .. (f[2] == '1' and ':offline' or ':online'), id)
 end
 
 -- Notes that the user was deleted. This is forgotten after KEEP seconds.
 local KEEP = 8 * 86400
 local function forget(svc, id)
   local s = base .. ':' .. svc
+  redis.call('HDEL', s .. ':state', id)
   redis.call('ZREM', s .. ':online', id)
   redis.call('ZREM', s .. ':offline', id)
   redis.call('ZADD', s .. ':gone', newstamp(), id)
@@ -177,6 +186,7 @@ end
 -- origin: SDK or API.   lasted: the window is over
 local function owe(svc, id, what, cause, origin, lasted)
   local kinds, window = wanted(svc)
+  if kinds == '-' then return end
   local u = ukey(svc, id)
   local f = redis.call('HMGET', u, 'told', 'online', 'epoch', 'notifiable', 'nepoch', 'rev', 'sid', 'last_online',
     'friendly_name', 'attributes', 'role', 'created', 'updated', 'pending')
@@ -233,7 +243,7 @@ local function emit(svc, id, mask, floor, cause, origin, added)
     n = f[6] or nil, l = f[7] or nil, m = mask}
   if mask % 8 >= 4 then msg.f = f[8] or nil end
   if mask % 16 >= 8 then msg.a = f[9] or nil end
-  record(svc, id, f[5] == '1')
+  record(svc, id)
   publish(msg)
   local what = mask % 4 > 0 and 'r' or ''
   if origin ~= '' and (added or mask >= 4) then what = what .. (added and 'a' or 'p') end

@@ -28,7 +28,7 @@ for i = 5, #ARGV, 8 do
       mask, cause = 1, f[1] == '1' and 'switch' or 'connect'
     elseif f[1] ~= '1' then
       redis.call('HSET', u, 'online', '1')
-      if not created then record(svc, id, true) end
+      if not created then record(svc, id) end
     end
     if mask > 0 or created then emit(svc, id, mask, floor, cause, 'SDK', created) end
     reply[#reply + 1] = mask

@@ -235,8 +235,10 @@ func (f fields) int(name string) int64 {
 	return n
 }
 
-func (f fields) tri(name string) presence.Tri {
-	switch f[name] {
+func (f fields) tri(name string) presence.Tri { return triOf(f[name]) }
+
+func triOf(field string) presence.Tri {
+	switch field {
 	case "1":
 		return presence.True
 	case "0":
@@ -245,8 +247,11 @@ func (f fields) tri(name string) presence.Tri {
 	return presence.Null
 }
 
-func (f fields) millis(name string) time.Time {
-	if n := f.int(name); n != 0 {
+func (f fields) millis(name string) time.Time { return timeOf(f.int(name)) }
+
+// timeOf is a time in ms, zero if there is none.
+func timeOf(n int64) time.Time {
+	if n != 0 {
 		return time.UnixMilli(n).UTC()
 	}
 	return time.Time{}

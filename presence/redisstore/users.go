@@ -199,28 +199,73 @@ func (s *Store) readPresence(ctx context.Context, service string, identities []s
 	return users(), nil
 }
 
-// askPresence adds to a pipeline what asks for the presence of users; the function
-// tells the answers.
+// askPresence adds to a pipeline what asks for the presence of users, one command a
+// partition; the function tells the answers.
 func (s *Store) askPresence(ctx context.Context, pipe redis.Pipeliner, service string, identities []string) func() []presence.User {
-	names := []string{"sid", "online", "notifiable", "epoch", "nepoch", "rev", "last_online"}
-	cmds := make([]*redis.SliceCmd, len(identities))
+	type question struct {
+		p presence.Partition
+		i int // index of identities
+	}
+	questions := make([]question, len(identities))
 	for i, identity := range identities {
-		cmds[i] = pipe.HMGet(ctx, s.keys.User(presence.Key{Service: service, Identity: identity}), names...)
+		questions[i] = question{s.keys.Of(presence.Key{Service: service, Identity: identity}), i}
+	}
+	slices.SortFunc(questions, func(a, b question) int { return cmp.Compare(a.p, b.p) })
+	cmds := make([]*redis.StringSliceCmd, 0, min(len(questions), s.keys.Partitions))
+	words := make([]any, 0, len(questions)+2*cap(cmds)) // of all commands
+	for rest := questions; len(rest) > 0; {
+		p, n := rest[0].p, 1
+		for n < len(rest) && rest[n].p == p {
+			n++
+		}
+		begin := len(words)
+		words = append(words, "hmget", s.keys.State(p, service))
+		for _, q := range rest[:n] {
+			words = append(words, &identities[q.i]) // a pointer needs no copy to be an any
+		}
+		rest = rest[n:]
+		c := redis.NewStringSliceCmd(ctx, words[begin:len(words):len(words)]...) // a user that does not exist is ""
+		cmds = append(cmds, c)
+		_ = pipe.Process(ctx, c) // adds it
 	}
 	return func() []presence.User {
 		users := make([]presence.User, len(identities))
-		for i, c := range cmds {
-			f := make(fields, len(names))
-			for j, v := range c.Val() {
-				if text, ok := v.(string); ok {
-					f[names[j]] = text
+		rest := questions
+		for _, c := range cmds {
+			for _, state := range c.Val() {
+				u := &users[rest[0].i]
+				u.Key = presence.Key{Service: service, Identity: identities[rest[0].i]}
+				if state != "" {
+					readState(u, state)
 				}
+				rest = rest[1:]
 			}
-			users[i] = userOf(presence.Key{Service: service, Identity: identities[i]}, f)
-			users[i].Created = time.Time{} // was not asked for
 		}
 		return users
 	}
+}
+
+// readState reads what lib.lua's record wrote.
+func readState(u *presence.User, state string) {
+	next := func() string {
+		i := strings.IndexByte(state, ' ')
+		if i < 0 {
+			i = len(state)
+		}
+		field := state[:i]
+		state = state[min(i+1, len(state)):]
+		return field
+	}
+	number := func() (n int64) {
+		for _, c := range []byte(next()) { // digits, or nothing
+			n = n*10 + int64(c-'0')
+		}
+		return n
+	}
+	u.SID = next()
+	u.Online, u.Notifiable = triOf(next()), triOf(next())
+	u.Epoch, u.NotifiableEpoch, u.Rev = number(), number(), number()
+	u.LastOnline = timeOf(number())
 }
 
 // ReadUsers returns the users in the order asked, in one pipelined round; a user

@@ -124,6 +124,7 @@ func BenchmarkNodeWebhooks(b *testing.B) {
 			b.ReportMetric(float64(late[(len(late)-1)*p/100].Microseconds())/1000, fmt.Sprintf("ms-change-to-webhook-p%d", p))
 		}
 		mu.Unlock()
+		b.ReportMetric(window.Seconds()*rate/took.Seconds(), "changes/s")
 		b.ReportMetric(float64(delivered)/took.Seconds(), "webhooks/s")
 		b.ReportMetric((n.metric(b, "process_cpu_seconds_total")-cpu)/float64(window.Seconds()*rate)*1e6, "us-cpu/webhook")
 		b.ReportMetric(float64(hanging.Load()), "hung-requests")
