@@ -23,7 +23,7 @@ func TestTenancy(t *testing.T) {
 		for _, tn := range []*tenant{ours, theirs} {
 			tn.of("DeadLetters") // which changes the tenant the first time
 		}
-		own := c.docs[len(c.docs)-1]
+		own := c.docs.Own()
 		before := theirs.dump(t, own)
 		short := map[string]bool{} // collections that have a form without their service
 
@@ -192,7 +192,7 @@ func TestDeletedService(t *testing.T) {
 		if err := c.api.DeleteService(gone.service); err != nil {
 			t.Fatal(err)
 		}
-		for _, op := range c.docs[len(c.docs)-1].Operations {
+		for _, op := range c.docs.Own().Operations {
 			if strings.Contains(op.Path, "{ChatServiceSid}") {
 				path := gone.path(op.Path)
 				_, err := c.do(op.Method, path, paramsOf(op.OperationID))
@@ -205,7 +205,7 @@ func TestDeletedService(t *testing.T) {
 // Without the right credentials no operation says anything, whatever is asked.
 func TestNoCredentials(t *testing.T) {
 	contracts(t, func(t *testing.T, c *contract) {
-		for _, op := range c.docs[len(c.docs)-1].Operations {
+		for _, op := range c.docs.Own().Operations {
 			path := c.main.path(op.Path)
 			r, err := http.NewRequestWithContext(t.Context(), op.Method, "https://conversations.twilio.com"+path, strings.NewReader(""))
 			if err != nil {
