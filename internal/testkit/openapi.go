@@ -18,6 +18,9 @@ import (
 // last is our own, whose Error schema every refusal follows.
 type Documents []Document
 
+// Own is our own document.
+func (all Documents) Own() Document { return all[len(all)-1] }
+
 // Document is one of them, with its operations.
 type Document struct {
 	*openapi3.T
@@ -190,7 +193,7 @@ func (all Documents) Check(method, escapedPath string, resp *http.Response, body
 }
 
 func (all Documents) checkError(status int, value any) error {
-	if err := all[len(all)-1].Components.Schemas["Error"].Value.VisitJSON(value); err != nil {
+	if err := all.Own().Components.Schemas["Error"].Value.VisitJSON(value); err != nil {
 		return err
 	}
 	e := value.(map[string]any)

@@ -134,6 +134,13 @@ var bindingOperations = []operation{
 		{what: "a long address", params: "BindingType=fcm&Address=" + strings.Repeat("x", 4097), status: 400, code: 20001},
 		{what: "no credential", params: "BindingType=fcm&Address=x&CredentialSid=CR" + noSID, status: 400, code: 20001},
 		{what: "a life too short", params: "BindingType=fcm&Address=x&ExpiresIn=59", status: 400, code: 20001},
+		{what: "more than a user may have", status: 409, code: 20409, prepare: func(t *testing.T, c *contract) (path, params string) {
+			tn := c.newTenant(t, "of many bindings")
+			for i := range 19 { // and the one that it has
+				tn.bind(t, tn.identity, "fcm", fmt.Sprint("device ", i), "")
+			}
+			return tn.path("/v1/Services/{ChatServiceSid}/Users/{Sid}/Bindings"), "BindingType=fcm&Address=one+more"
+		}},
 		{what: "a message type that is none", params: "BindingType=fcm&Address=x&MessageTypes=smoke", status: 400, code: 20001},
 	}},
 	{id: "ListServiceUserBinding", run: func(t *testing.T, c *contract) {

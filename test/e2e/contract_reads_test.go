@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -149,6 +150,7 @@ var readOperations = []operation{
 		}
 	}, refuses: []refusal{
 		{what: "a cursor of nobody", params: "Cursor=nonsense", status: 400, code: 20001},
+		{what: "a cursor from before the store lost its data", prepare: lostCursor, status: 410, code: 20410},
 		{what: "no limit", params: "Limit=0", status: 400, code: 20001},
 	}},
 	{id: "StreamPresenceEvents", run: func(t *testing.T, c *contract) {
@@ -171,8 +173,20 @@ var readOperations = []operation{
 		tn.stream(t, "?Identity=bob&Identity=ann", "Last-Event-ID", seen).want(t, "offline bob")
 	}, refuses: []refusal{
 		{what: "a cursor of nobody", params: "Cursor=nonsense", status: 400, code: 20001},
+		{what: "a cursor from before the store lost its data", prepare: lostCursor, status: 410, code: 20410},
 		{what: "too many", params: strings.Repeat("Identity=x&", 501), status: 400, code: 20001},
 	}},
+}
+
+// lostCursor is a cursor of another run of the store than this one.
+func lostCursor(t *testing.T, c *contract) (path, params string) {
+	cursor := c.must(t, http.MethodGet, c.main.base("/Presence/Changes"), "Cursor=now")["cursor"].(string)
+	text, err := base64.RawURLEncoding.DecodeString(cursor)
+	run, rest, ok := strings.Cut(string(text), ".")
+	if err != nil || !ok {
+		t.Fatalf("cursor %q is %q, %v; want it to begin with a run", cursor, text, err)
+	}
+	return "", "Cursor=" + base64.RawURLEncoding.EncodeToString([]byte(run+"0."+rest))
 }
 
 // withParams are refusals with more parameters before theirs.

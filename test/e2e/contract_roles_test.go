@@ -84,6 +84,7 @@ func rolesIn(name string, form func(*testing.T, *contract) roles) []operation {
 			{what: "a long name", params: "FriendlyName=" + strings.Repeat("%C3%A9", 65) + rest, status: 400, code: 50003},
 			{what: "no type", params: "FriendlyName=r&Permission=joinConversation", status: 400, code: 50105},
 			{what: "another type", params: "FriendlyName=r&Type=channel&Permission=joinConversation", status: 400, code: 50105},
+			{what: "more than a service may have", status: 409, code: 20409, prepare: manyRoles(rest)},
 			{what: "no permission", params: "FriendlyName=r&Type=service", status: 400, code: 20001},
 		}},
 		{id: "List" + name, run: in(listsRoles), refuses: listRefusals},
@@ -94,6 +95,17 @@ func rolesIn(name string, form func(*testing.T, *contract) roles) []operation {
 		{id: "Delete" + name, run: in(deletesRole), refuses: []refusal{
 			{what: "a default role", status: 409, code: 20409},
 		}},
+	}
+}
+
+// manyRoles fills a service with roles, which has four from the start.
+func manyRoles(rest string) func(*testing.T, *contract) (path, params string) {
+	return func(t *testing.T, c *contract) (path, params string) {
+		in := longRoles(c.newTenant(t, "of many roles"))
+		for range 96 {
+			in.make(t, "one of many", "service", "joinConversation")
+		}
+		return in.path, "FriendlyName=one+more" + rest
 	}
 }
 

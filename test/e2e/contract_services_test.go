@@ -133,6 +133,7 @@ var serviceOperations = []operation{
 	}, refuses: []refusal{
 		{what: "neither true nor false", params: "ReachabilityEnabled=perhaps", status: 400, code: 20001},
 		{what: "no role", params: "DefaultChatServiceRoleSid=RL" + noSID, status: 400, code: 50100},
+		{what: "a role of the other type", prepare: otherRole("DefaultConversationRoleSid", "service"), status: 400, code: 50105},
 	}},
 	{id: "FetchServicePresence", run: func(t *testing.T, c *contract) {
 		if err := c.must(t, http.MethodGet, c.main.base("/Configuration/Presence"), "").is(object{"chat_service_sid": c.main.service, "linger": nil}); err != nil {
@@ -258,6 +259,14 @@ var serviceOperations = []operation{
 		{what: "a timer under ten minutes", params: "DefaultClosedTimer=PT9M", status: 400, code: 20001},
 		{what: "a timer that is none", params: "DefaultInactiveTimer=soon", status: 400, code: 20001},
 	}},
+}
+
+// otherRole is a parameter that names a role of the main tenant, of a type.
+func otherRole(parameter, kind string) func(*testing.T, *contract) (path, params string) {
+	return func(t *testing.T, c *contract) (path, params string) {
+		role := longRoles(c.main).make(t, "of type "+kind, kind, "leaveConversation")
+		return "", parameter + "=" + *role.Sid
+	}
 }
 
 // list is one member of each item of a list's first page.

@@ -133,7 +133,7 @@ func (c *contract) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // note remembers a request that succeeded.
 func (c *contract) note(r *http.Request, form []byte) {
-	own := c.docs[len(c.docs)-1]
+	own := c.docs.Own()
 	op := own.Find(r.Method, r.URL.EscapedPath())
 	if op == nil {
 		return // which Check has told
@@ -164,13 +164,16 @@ func (c *contract) do(method, path, params string) (object, error) {
 // object is the body of a success.
 type object map[string]any
 
-func (c *contract) doAs(user, password, method, path, params string) (object, error) {
+func (c *contract) doAs(user, password, method, path, params string, header ...string) (object, error) {
 	values, err := url.ParseQuery(params)
 	if err != nil {
 		return nil, err
 	}
 	const base = "https://conversations.twilio.com"
 	lib, headers := c.rest(user, password), map[string]any{"Content-Type": "application/x-www-form-urlencoded"}
+	for i := 0; i < len(header); i += 2 {
+		headers[header[i]] = header[i+1]
+	}
 	var resp *http.Response
 	switch method {
 	case http.MethodPost:
@@ -214,9 +217,13 @@ func wantError(t *testing.T, what string, err error, status, code int) {
 // operation refuses, TestContract adds.
 type refusal struct {
 	what         string
-	path         string // default: the operation's, of the main tenant
 	params       string
 	status, code int
+	// prepare makes what it takes, and says what to ask for then: a path, empty for the
+	// operation's own with what the main tenant has, and parameters.
+	prepare func(t *testing.T, c *contract) (path, params string)
+	byKey   bool // not as the account itself, but with an API key
+	hooked  bool // webhooks are to be told
 }
 
 // operation is what is shown of one operation of openapi.yaml.
@@ -240,11 +247,18 @@ func TestContract(t *testing.T) {
 				at := c.operation(t, op.id)
 				op.run(t, c)
 				for _, r := range op.refuses {
-					path := r.path
+					path, params := "", r.params
+					if r.prepare != nil {
+						path, params = r.prepare(t, c)
+					}
 					if path == "" {
 						path = c.main.path(at.Path)
 					}
-					_, err := c.do(at.Method, path, r.params)
+					user, password := account, authToken
+					if r.byKey {
+						user, password = keySID, keySecret
+					}
+					_, err := c.doAs(user, password, at.Method, path, params, "X-Twilio-Webhook-Enabled", fmt.Sprint(r.hooked))
 					wantError(t, r.what, err, r.status, r.code)
 				}
 				c.refusesStrangers(t, at, op.params)
@@ -252,7 +266,7 @@ func TestContract(t *testing.T) {
 		}
 		for _, doc := range c.docs {
 			for _, op := range doc.Operations {
-				own := c.docs[len(c.docs)-1].Find(op.Method, strings.NewReplacer("{", "", "}", "").Replace(op.Path))
+				own := c.docs.Own().Find(op.Method, strings.NewReplacer("{", "", "}", "").Replace(op.Path))
 				if own == nil {
 					t.Errorf("%s: %s is not served", doc.Info.Title, op.OperationID)
 					continue
@@ -277,7 +291,7 @@ func TestPageSizes(t *testing.T) {
 	most := map[string]float64{"Users": 50, "Roles": 50, "Presence": 500}
 	contracts(t, func(t *testing.T, c *contract) {
 		lists := 0
-		for _, op := range c.docs[len(c.docs)-1].Operations {
+		for _, op := range c.docs.Own().Operations {
 			if !slices.Contains(op.Parameters, "PageSize") {
 				continue
 			}
@@ -308,7 +322,7 @@ func TestPageSizes(t *testing.T) {
 // operation finds an operation of openapi.yaml.
 func (c *contract) operation(t *testing.T, id string) testkit.Operation {
 	t.Helper()
-	for _, op := range c.docs[len(c.docs)-1].Operations {
+	for _, op := range c.docs.Own().Operations {
 		if op.OperationID == id {
 			return op
 		}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -95,16 +96,36 @@ func usersIn(name string, form func(*testing.T, *contract) users) []operation {
 			{what: "attributes that are not JSON", params: "Identity=a&Attributes=%7B", status: 400, code: 50304},
 			{what: "long attributes", params: "Identity=a&Attributes=%22" + strings.Repeat("a", 16<<10) + "%22", status: 400, code: 50303},
 			{what: "no role", params: "Identity=a&RoleSid=RL" + noSID, status: 400, code: 50100},
+			{what: "a role of the other type", prepare: otherRole("Identity=a&RoleSid", "conversation"), status: 400, code: 50105},
 		}},
 		{id: "List" + name, run: in(listsUsers), refuses: listRefusals},
 		{id: "Fetch" + name, run: in(fetchesUser)},
 		{id: "Update" + name, run: in(updatesUser), refuses: []refusal{
 			{what: "a long name", params: "FriendlyName=" + strings.Repeat("%C3%A9", 257), status: 400, code: 50003},
 			{what: "attributes that are not JSON", params: "Attributes=%7B", status: 400, code: 50304},
+			{what: "long attributes", params: "Attributes=%22" + strings.Repeat("a", 16<<10) + "%22", status: 400, code: 50303},
 			{what: "no role", params: "RoleSid=RL" + noSID, status: 400, code: 50100},
+			{what: "a role of the other type", prepare: otherRole("RoleSid", "conversation"), status: 400, code: 50105},
+			{what: "what the backend denies", hooked: true, prepare: denied, status: 400, code: 50056},
 		}},
 		{id: "Delete" + name, run: in(deletesUser)},
 	}
+}
+
+// denied gives the main tenant a backend that denies every change, for a while.
+func denied(t *testing.T, c *contract) (path, params string) {
+	back := newTarget(t)
+	back.status.Store(http.StatusForbidden)
+	ask := func(at string) {
+		if _, err := c.api.UpdateServiceWebhookConfiguration(c.main.service, &conversations.UpdateServiceWebhookConfigurationParams{
+			PreWebhookUrl: &at, Filters: &[]string{"onUserUpdate", "onUserUpdated"},
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	ask(back.URL)
+	t.Cleanup(func() { ask("") })
+	return "", "FriendlyName=denied"
 }
 
 // careful are identities that have to be escaped in a path.
