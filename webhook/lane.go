@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"math/rand/v2"
+	"net/url"
 	"time"
 
 	"github.com/rollcall-presence/rollcall/presence"
@@ -195,11 +196,10 @@ func (d *Deliverer) deliver(ctx context.Context, j job) (s presence.Settled, out
 }
 
 // attempt makes one request and counts it.
-func (d *Deliverer) attempt(ctx context.Context, method, url, sid string, n int, params map[string][]string) string {
+func (d *Deliverer) attempt(ctx context.Context, method, target, sid string, n int, params url.Values) string {
 	start := time.Now()
-	event := params["EventType"][0]
-	outcome := d.sender.send(ctx, method, url, sid, n, params)
-	d.metrics.attempts.WithLabelValues(event, outcome).Inc()
+	outcome := d.sender.send(ctx, method, target, sid, n, params)
+	d.metrics.attempts.WithLabelValues(params.Get("EventType"), outcome).Inc()
 	d.metrics.seconds.Observe(time.Since(start).Seconds())
 	return outcome
 }

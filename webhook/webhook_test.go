@@ -595,7 +595,10 @@ func TestBeforeUserUpdate(t *testing.T) {
 			t.Errorf("a backend that answers %d: %v; want %v", c.status, got, c.want)
 		}
 	}
-	if got := tg.got[0]; got.Get("EventType") != "onUserUpdate" || got.Get("FriendlyName") != "Ada" || got.Has("isOnline") {
+	tg.mu.Lock()
+	got := tg.got[0]
+	tg.mu.Unlock()
+	if got.Get("EventType") != "onUserUpdate" || got.Get("FriendlyName") != "Ada" || got.Has("isOnline") {
 		t.Errorf("asked %v", got)
 	}
 	if _, err := w.store.UpdateService(t.Context(), sid, presence.ServiceUpdate{Webhooks: &presence.WebhooksUpdate{Filters: new("onUserUpdated")}}); err != nil {

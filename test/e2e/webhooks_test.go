@@ -103,6 +103,27 @@ func complete(history []told, last int64) error {
 	return nil
 }
 
+// The check that the fault test ends with sees what is missing, out of order or late.
+func TestComplete(t *testing.T) {
+	whole := []told{{rev: 5, online: "true"}, {rev: 7, before: 5, online: "false"}, {rev: 9, before: 7, online: "true"}, {rev: 12, before: 9, online: "false"}}
+	if err := complete(whole, 12); err != nil {
+		t.Errorf("a complete history: %v", err)
+	}
+	if complete(whole, 13) == nil || complete(nil, 12) == nil {
+		t.Error("a history that lacks its end is taken for complete")
+	}
+	for i := range whole {
+		if complete(slices.Delete(slices.Clone(whole), i, i+1), 12) == nil {
+			t.Errorf("a history that lacks event %d is taken for complete", i)
+		}
+	}
+	swapped := slices.Clone(whole)
+	swapped[1], swapped[2] = swapped[2], swapped[1]
+	if complete(swapped, 12) == nil {
+		t.Error("a history out of order is taken for complete")
+	}
+}
+
 // Users come and go on three nodes while nodes are killed with -9 and Redis is killed
 // and restarted: the backend is told of every transition, in each user's order, and of
 // each that a client saw.
