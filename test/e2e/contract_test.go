@@ -242,8 +242,10 @@ var operations = slices.Concat(serviceOperations, roleOperations, userOperations
 // none is missing: neither an operation nor a parameter of either document.
 func TestContract(t *testing.T) {
 	contracts(t, func(t *testing.T, c *contract) {
+		ran := 0
 		for _, op := range operations {
 			t.Run(op.id, func(t *testing.T) {
+				ran++
 				at := c.operation(t, op.id)
 				op.run(t, c)
 				for _, r := range op.refuses {
@@ -263,6 +265,9 @@ func TestContract(t *testing.T) {
 				}
 				c.refusesStrangers(t, at, op.params)
 			})
+		}
+		if ran < len(operations) {
+			return // -run names some
 		}
 		for _, doc := range c.docs {
 			for _, op := range doc.Operations {
