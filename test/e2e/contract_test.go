@@ -263,7 +263,7 @@ func TestContract(t *testing.T) {
 					_, err := c.doAs(user, password, at.Method, path, params, "X-Twilio-Webhook-Enabled", fmt.Sprint(r.hooked))
 					wantError(t, r.what, err, r.status, r.code)
 				}
-				c.refusesStrangers(t, at, op.params)
+				c.refusesAsAll(t, at, op.params)
 			})
 		}
 		if ran < len(operations) {
@@ -336,9 +336,9 @@ func (c *contract) operation(t *testing.T, id string) testkit.Operation {
 	return testkit.Operation{}
 }
 
-// refusesStrangers tries what any operation refuses: names of nothing in its path, and
-// a form that is none.
-func (c *contract) refusesStrangers(t *testing.T, op testkit.Operation, params string) {
+// refusesAsAll tries what any operation refuses: names of nothing in its path, and a
+// body without bounds.
+func (c *contract) refusesAsAll(t *testing.T, op testkit.Operation, params string) {
 	t.Helper()
 	for _, name := range names(op.Path) {
 		prefix := c.main.of(name.collection)[:2]
@@ -347,6 +347,10 @@ func (c *contract) refusesStrangers(t *testing.T, op testkit.Operation, params s
 			_, err := c.do(op.Method, path, params)
 			wantError(t, op.Method+" "+path, err, 404, 20404)
 		}
+	}
+	if op.Method == http.MethodPost {
+		_, err := c.do(op.Method, c.main.path(op.Path), "Unknown="+strings.Repeat("x", 1<<20))
+		wantError(t, "a body of a megabyte", err, 413, 20001)
 	}
 }
 
