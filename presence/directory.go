@@ -64,14 +64,24 @@ func (d *Directory) Service(ctx context.Context, sid string) (Service, error) {
 	if v, ok := d.Cached(sid); ok {
 		return v, nil
 	}
+	return d.refresh(ctx, sid, d.entry(sid), false)
+}
+
+// Fresh returns a service as the store has it now, and keeps that copy. It fails as
+// Service does.
+func (d *Directory) Fresh(ctx context.Context, sid string) (Service, error) {
+	return d.refresh(ctx, sid, d.entry(sid), true)
+}
+
+func (d *Directory) entry(sid string) *entry {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	e := d.entries[sid]
 	if e == nil {
 		e = &entry{lock: make(chan struct{}, 1)}
 		d.entries[sid] = e
 	}
-	d.mu.Unlock()
-	return d.refresh(ctx, sid, e, false)
+	return e
 }
 
 // Cached returns the copy of a service, if there is one. It does not block.

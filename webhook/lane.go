@@ -152,26 +152,19 @@ func (d *Deliverer) deliver(ctx context.Context, j job) (s presence.Settled, out
 		d.metrics.dropped.WithLabelValues(why).Inc()
 		s.Delivered = append(s.Delivered, e.SID)
 	}
-	service, hooks, err := d.hooks(ctx, j.Service)
-	if err != nil {
-		if !errors.Is(err, presence.ErrNoService) {
-			return s, "" // the store is away; the claim lapses
+	service, hooks, err := d.hooks(ctx, j.Service, false)
+	for i, fresh := 0, false; i < len(j.Events); i++ {
+		e := j.Events[i]
+		p, why := d.about(service, hooks, err, e)
+		// What is known here may be older than the event: nothing is dropped for it.
+		if !fresh && why != dropUnreadable && (why != "" || outdated(service, e)) {
+			fresh = true
+			service, hooks, err = d.hooks(ctx, j.Service, true)
+			p, why = d.about(service, hooks, err, e)
 		}
-		for _, e := range j.Events {
-			drop(e, dropNoService)
+		if err != nil && !errors.Is(err, presence.ErrNoService) {
+			return s, outcome // the store is away; the claim lapses
 		}
-		return s, ""
-	}
-	for i, e := range j.Events {
-		if e.Event == "" {
-			drop(e, dropUnreadable)
-			continue
-		}
-		if hooks.PostURL == "" || !hooks.Fires(e.Event) {
-			drop(e, dropUnwanted)
-			continue
-		}
-		p, why := params(service, e)
 		if why != "" {
 			drop(e, why)
 			continue
@@ -195,6 +188,25 @@ func (d *Deliverer) deliver(ctx context.Context, j job) (s presence.Settled, out
 	return s, outcome
 }
 
+// about is what a backend is told of an event, or why it is not; err is that of
+// reading the service and its webhooks.
+func (d *Deliverer) about(s presence.Service, hooks presence.Webhooks, err error, e presence.Owed) (p url.Values, drop string) {
+	switch {
+	case err != nil:
+		return nil, dropNoService
+	case e.Event == "":
+		return nil, dropUnreadable
+	case hooks.PostURL == "" || !hooks.Fires(e.Event):
+		return nil, dropUnwanted
+	}
+	return params(s, e)
+}
+
+// outdated reports whether a service is older than an event of it.
+func outdated(s presence.Service, e presence.Owed) bool {
+	return max(e.User.Epoch, e.User.NotifiableEpoch) > s.Epoch
+}
+
 // attempt makes one request and counts it.
 func (d *Deliverer) attempt(ctx context.Context, method, target, sid string, n int, params url.Values) string {
 	start := time.Now()
@@ -216,11 +228,16 @@ func backoff(failed int) time.Duration {
 	return d*4/5 + rand.N(d*2/5) //nolint:gosec // G404: jitter is no secret
 }
 
-// hooks are a service and the webhooks that hold for it.
-func (d *Deliverer) hooks(ctx context.Context, sid string) (presence.Service, presence.Webhooks, error) {
+// hooks are a service and the webhooks that hold for it. Unless they are to be fresh
+// the copies that this node has will do.
+func (d *Deliverer) hooks(ctx context.Context, sid string, fresh bool) (presence.Service, presence.Webhooks, error) {
 	ctx, cancel := context.WithTimeout(ctx, queueTimeout)
 	defer cancel()
-	service, err := d.services.Service(ctx, sid)
+	read := d.services.Service
+	if fresh {
+		read = d.services.Fresh
+	}
+	service, err := read(ctx, sid)
 	if err != nil || service.Webhooks.Own() {
 		return service, service.Webhooks, err
 	}
@@ -230,7 +247,7 @@ func (d *Deliverer) hooks(ctx context.Context, sid string) (presence.Service, pr
 	case <-ctx.Done():
 		return service, presence.Webhooks{}, ctx.Err()
 	}
-	if time.Since(d.accountRead) > accountAge {
+	if fresh || time.Since(d.accountRead) > accountAge {
 		if d.account, err = d.queue.AccountWebhooks(ctx); err != nil {
 			return service, presence.Webhooks{}, err
 		}
@@ -243,7 +260,7 @@ func (d *Deliverer) hooks(ctx context.Context, sid string) (presence.Service, pr
 // wants to be asked. False is a 4xx or 5xx of its; without an answer within five
 // seconds the change may go on.
 func (d *Deliverer) BeforeUserUpdate(ctx context.Context, s presence.Service, u presence.User, update presence.UserUpdate) bool {
-	_, hooks, err := d.hooks(ctx, s.SID)
+	_, hooks, err := d.hooks(ctx, s.SID, false)
 	if err != nil || hooks.PreURL == "" || !hooks.Fires(presence.EventUserUpdate) {
 		return true
 	}

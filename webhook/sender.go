@@ -76,7 +76,11 @@ func (s *sender) send(ctx context.Context, method, target, sid string, attempt i
 	r.Header.Set("X-Rollcall-Attempt", strconv.Itoa(attempt))
 	res, err := s.client.Do(r)
 	if err == nil {
-		_, err = io.CopyN(io.Discard, res.Body, maxAnswer)
+		// To read on after a switch of protocols would be to wait for ever: the connection
+		// is the caller's then, and knows of no deadline.
+		if res.StatusCode != http.StatusSwitchingProtocols {
+			_, err = io.CopyN(io.Discard, res.Body, maxAnswer)
+		}
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}

@@ -33,8 +33,10 @@ type Queue interface {
 
 // Services has the services in use.
 type Services interface {
-	// Service returns a service; presence.ErrNoService.
+	// Service returns a service, or a copy that may be a little old; presence.ErrNoService.
 	Service(ctx context.Context, sid string) (presence.Service, error)
+	// Fresh returns a service as it is now; presence.ErrNoService.
+	Fresh(ctx context.Context, sid string) (presence.Service, error)
 }
 
 // Options tunes a Deliverer. The zero value is ready for use.

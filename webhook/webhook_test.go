@@ -1,6 +1,7 @@
 package webhook_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -39,8 +40,16 @@ type world struct {
 	store    *redisstore.Store
 	d        *webhook.Deliverer
 	reg      *prometheus.Registry
+	services webhook.Services // of the deliverer; nil: the store
 	sessions int
 	stop     func() // the deliverer; may be called twice
+}
+
+// fresh are services without copies.
+type fresh struct{ *redisstore.Store }
+
+func (f fresh) Fresh(ctx context.Context, sid string) (presence.Service, error) {
+	return f.Service(ctx, sid)
 }
 
 func newWorld(t *testing.T) *world {
@@ -58,7 +67,8 @@ func (w *world) start(opt webhook.Options, edit ...func(*webhook.Deliverer)) {
 	w.t.Helper()
 	opt.AuthToken, w.reg = token, prometheus.NewRegistry()
 	opt.Metrics = w.reg
-	w.d = webhook.New(w.store, w.store, opt)
+	var services webhook.Services = cmp.Or[webhook.Services](w.services, fresh{w.store})
+	w.d = webhook.New(w.store, services, opt)
 	for _, e := range edit {
 		e(w.d)
 	}
@@ -619,4 +629,90 @@ func TestBackoff(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A target that takes the connection for itself, and then says nothing, holds up
+// neither its own events for longer than an attempt, nor the end of the deliverer.
+func TestSwitchingProtocols(t *testing.T) {
+	w := newWorld(t)
+	w.start(webhook.Options{AllowedNetworks: loopback}, func(d *webhook.Deliverer) { d.SetTimeout(100 * time.Millisecond) })
+	over := make(chan struct{})
+	defer close(over)
+	tg := newTarget(t, func(rw http.ResponseWriter, _ *http.Request) {
+		c, _, err := rw.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		_, _ = c.Write([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: sleep\r\n\r\n"))
+		<-over
+	})
+	w.online(w.service(tg.URL, "onReachabilityChanged"), "ada")
+	w.until("the attempt failed", func() bool {
+		return w.metric("rollcall_webhook_attempts_total", "onReachabilityChanged", "http_3xx") == 1
+	})
+}
+
+// What this node knows of a service, or of the account, may be older than an event:
+// then the event is not taken for one that nobody wants.
+func TestStaleCopies(t *testing.T) {
+	w := newWorld(t)
+	dir := presence.NewDirectory(w.store, time.Hour) // not served: it hears of no change
+	w.services = dir
+	w.start(webhook.Options{AllowedNetworks: loopback})
+	tg := newTarget(t, nil)
+	const both = "onUserUpdated,onReachabilityChanged"
+	know := func(sid string) string {
+		t.Helper()
+		if _, err := dir.Service(t.Context(), sid); err != nil {
+			t.Fatal(err)
+		}
+		return sid
+	}
+	update := func(sid string, u presence.ServiceUpdate) {
+		t.Helper()
+		if _, err := w.store.UpdateService(t.Context(), sid, u); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told := func(what, identity string, want ...string) {
+		t.Helper()
+		w.until(what, func() bool { return len(tg.history(identity)) == len(want) })
+		if got := tg.history(identity); !slices.Equal(got, want) {
+			t.Errorf("%s: told %v; want %v", what, got, want)
+		}
+	}
+
+	sid := know(w.service("", ""))
+	update(sid, presence.ServiceUpdate{Webhooks: &presence.WebhooksUpdate{PostURL: &tg.URL, Filters: new(both)}})
+	w.online(sid, "configured")
+	told("the service was configured", "configured", "true", "true")
+
+	sid = w.service(tg.URL, both)
+	update(sid, presence.ServiceUpdate{Enabled: new(false)})
+	know(sid)
+	update(sid, presence.ServiceUpdate{Enabled: new(true)})
+	w.online(sid, "enabled")
+	told("the switch was turned on", "enabled", "true", "true")
+
+	sid = know(w.service(tg.URL, both))
+	update(sid, presence.ServiceUpdate{Enabled: new(false)})
+	update(sid, presence.ServiceUpdate{Enabled: new(true)})
+	w.online(sid, "epoch")()
+	told("the switch was turned off and on", "epoch", "true", "true", "false", "false")
+
+	sid = w.service("", "")
+	account := func(filters string) {
+		t.Helper()
+		if _, err := w.store.UpdateAccountWebhooks(t.Context(), presence.WebhooksUpdate{PostURL: &tg.URL, Filters: &filters}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	account("onReachabilityChanged")
+	w.online(sid, "account1")
+	told("the account was configured", "account1", "true")
+	account(both)
+	w.online(sid, "account2")
+	told("the account wants more", "account2", "true", "true")
 }
