@@ -60,8 +60,10 @@ type Options struct {
 }
 
 const (
-	// claimPartitions bounds the partitions that are asked for work in one pipeline.
-	claimPartitions = 64
+	// claimPartitions bounds the partitions that are asked for work in one pipeline,
+	// and so how long a claim keeps Redis from others: a few milliseconds each where
+	// many changes have lasted at one time.
+	claimPartitions = 16
 	// queueTimeout bounds one exchange with the queue, and queueRetry is the pause
 	// after one that failed.
 	queueTimeout, queueRetry = 3 * time.Second, 500 * time.Millisecond

@@ -432,7 +432,7 @@ func TestRetryKeepsOrder(t *testing.T) {
 	w.online(sid, "bob")
 	w.online(sid, "eve")
 	w.until("all told", func() bool {
-		return len(tg.history("ada")) == 5 && len(tg.history("bob")) == 2 && len(tg.history("eve")) == 1
+		return len(tg.history("ada")) == 5 && len(tg.history("bob")) == 2 && len(tg.history("eve")) == 1 && w.d.Idle()
 	})
 	if got := tg.history("ada"); !slices.Equal(got, []string{"true", "true", "true", "false", "true"}) {
 		t.Errorf("ada: %v; want the first three times, then the others", got)

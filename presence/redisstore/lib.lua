@@ -48,9 +48,12 @@ local function ukey(svc, id) return base .. ':' .. svc .. ':u:' .. id end
 local function onkey(svc, id) return base .. ':' .. svc .. ':on:' .. id end
 local function bkey(svc, id) return base .. ':' .. svc .. ':b:' .. id end
 
+-- What one script need not read twice.
+local run, laststamp, wishes = nil, nil, {}
+
 local function publish(msg)
   local seq = base .. ':seq'
-  local run = redis.call('HGET', seq, 'run')
+  run = run or redis.call('HGET', seq, 'run')
   if not run then
     run = str(us)
     redis.call('HSET', seq, 'run', run)
@@ -64,9 +67,9 @@ end
 -- has all stamps below a time that the clock has reached has missed none.
 local function newstamp()
   local seq = base .. ':seq'
-  local stamp = str(math.max((tonumber(redis.call('HGET', seq, 'stamp')) or 0) + 1, us))
-  redis.call('HSET', seq, 'stamp', stamp)
-  return stamp
+  laststamp = math.max((laststamp or tonumber(redis.call('HGET', seq, 'stamp')) or 0) + 1, us)
+  redis.call('HSET', seq, 'stamp', str(laststamp))
+  return str(laststamp)
 end
 
 -- What readers of many users are told of one: in :state in this order.
@@ -105,10 +108,12 @@ end
 -- What of a service's users its backend wants to be told: any of a (added), u
 -- (updated), r (reachability changed), or -; and for how long a change must last, ms.
 local function wanted(svc)
+  if wishes[svc] then return wishes[svc].kinds, wishes[svc].window end
   local h = redis.call('HMGET', base .. ':hooks', svc, '*')
   local kinds, window = '*', '0'
   if h[1] then kinds, window = string.match(h[1], '^%d+ (%S+) (%d+)$') end
   if kinds == '*' then kinds = h[2] and string.match(h[2], '^%d+ (%S+)') or '-' end
+  wishes[svc] = {kinds = kinds, window = tonumber(window)}
   return kinds, tonumber(window)
 end
 
@@ -201,7 +206,8 @@ local function owe(svc, id, what, cause, origin, lasted)
       else
         redis.call('HSET', u, 'pending', at .. ' ' .. cause)
         redis.call('ZADD', base .. ':debounce', str(now + window), svc .. id)
-        wake('w')
+        -- who delivers asks again when the first is due
+        if redis.call('ZRANK', base .. ':debounce', svc .. id) == 0 then wake('w') end
       end
     elseif lasted and told == state then
       return
