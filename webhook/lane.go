@@ -41,12 +41,17 @@ func (j job) giveBack() presence.Settled {
 	return s
 }
 
-// addLocked has a job done when there is room for it.
+// addLocked has a job done when there is room for it. Lanes of targets that do not
+// answer in time keep no more than their next few, lest many of them fill this node.
 func (d *Deliverer) addLocked(ctx context.Context, j job) {
 	l := d.lanes[j.Service]
 	if l == nil {
 		l = &lane{service: j.Service, limit: d.opt.TargetConcurrency}
 		d.lanes[j.Service] = l
+	}
+	if l.limit < d.opt.TargetConcurrency && l.running+len(l.waiting) >= 2*l.limit {
+		d.settleLocked(j.partition, j.giveBack())
+		return
 	}
 	l.waiting = append(l.waiting, j)
 	d.waiting++

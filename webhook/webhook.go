@@ -229,15 +229,14 @@ func (d *Deliverer) claim(ctx, sending context.Context) {
 			}
 			continue
 		}
-		c, cancel := context.WithTimeout(ctx, queueTimeout)
+		// Not given up when ctx ends: what was claimed would be nobody's until the claim lapses.
+		c, cancel := context.WithTimeout(context.WithoutCancel(ctx), queueTimeout)
 		claims, errs := d.queue.ClaimWebhooks(c, ps, busy)
 		cancel()
 		d.mu.Lock()
 		for i, p := range ps {
 			if errs[i] != nil {
-				if ctx.Err() == nil {
-					d.metrics.queueErrors.WithLabelValues("claim").Inc()
-				}
+				d.metrics.queueErrors.WithLabelValues("claim").Inc()
 				d.dueLocked(p, queueRetry)
 				continue
 			}

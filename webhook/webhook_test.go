@@ -631,6 +631,72 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
+// Services whose targets hang, with many users each, do not take up the room for what
+// is claimed: what a target that does not answer in time has no room for is given back.
+func TestHungTargetsGiveBack(t *testing.T) {
+	w := newWorld(t)
+	w.start(webhook.Options{AllowedNetworks: loopback, TargetConcurrency: 2}, func(d *webhook.Deliverer) { d.SetTimeout(50 * time.Millisecond) })
+	hung := newTarget(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	sid := w.service(hung.URL, "onReachabilityChanged")
+	w.online(sid, "first")
+	w.until("it is known to hang", func() bool { return w.d.Limit(sid) == 1 })
+	for p := range w.store.Partitions() {
+		w.d.Beat(presence.Partition(p), false, 0)
+	}
+	for i := range 200 {
+		w.online(sid, fmt.Sprint("user", i))
+	}
+	for p := range w.store.Partitions() {
+		w.d.Beat(presence.Partition(p), true, 0)
+	}
+	for asked := hung.count(); hung.count() < asked+8; {
+		if n := w.metric("rollcall_webhook_waiting"); n > 1 {
+			t.Fatalf("%v users wait for a target that hangs; want at most 1", n)
+		}
+	}
+}
+
+// endsAmid is a queue whose deliverer is told to end while a claim is under way: an
+// answer that is not waited for is lost.
+type endsAmid struct {
+	*redisstore.Store
+	end func()
+}
+
+func (q endsAmid) ClaimWebhooks(ctx context.Context, ps []presence.Partition, busy []string) ([]presence.Claim, []error) {
+	claims, errs := q.Store.ClaimWebhooks(context.WithoutCancel(ctx), ps, busy)
+	q.end()
+	for i := range errs {
+		if ctx.Err() != nil {
+			claims[i], errs[i] = presence.Claim{}, ctx.Err()
+		}
+	}
+	return claims, errs
+}
+
+// What is claimed while the deliverer is told to end is delivered or given back, not
+// left to nobody until the claim lapses.
+func TestServeEndsAmidClaim(t *testing.T) {
+	w := newWorld(t)
+	tg := newTarget(t, nil)
+	w.online(w.service(tg.URL, "onReachabilityChanged"), "ada")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	d := webhook.New(endsAmid{w.store, cancel}, fresh{w.store}, webhook.Options{AuthToken: token, AllowedNetworks: loopback})
+	for p := range w.store.Partitions() {
+		d.Beat(presence.Partition(p), true, 0)
+	}
+	if err := d.Serve(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.start(webhook.Options{AllowedNetworks: loopback})
+	before := time.Now()
+	w.until("it is told", func() bool { return tg.count() == 1 })
+	if took := time.Since(before); took > 10*time.Second {
+		t.Errorf("told after %v; want at once", took)
+	}
+}
+
 // A target that takes the connection for itself, and then says nothing, holds up
 // neither its own events for longer than an attempt, nor the end of the deliverer.
 func TestSwitchingProtocols(t *testing.T) {
