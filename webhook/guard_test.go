@@ -22,7 +22,7 @@ func TestGuard(t *testing.T) {
 	}{
 		{"8.8.8.8", true}, {"93.184.216.34", true}, {"172.15.255.255", true}, {"172.32.0.0", true}, {"100.63.255.255", true},
 		{"100.128.0.0", true}, {"192.0.1.1", true}, {"198.17.255.255", true}, {"198.20.0.0", true}, {"223.255.255.255", true},
-		{"2606:2800:220:1::1", true}, {"2a00:1450::1", true}, {"64:ff9b::808:808", true}, {"2002:808:808::1", true}, {"::ffff:8.8.8.8", true},
+		{"2606:2800:220:1::1", true}, {"2a00:1450::1", true}, {"64:ff9b::808:808", true}, {"::ffff:0:808:808", true}, {"2002:808:808::1", true}, {"::ffff:8.8.8.8", true},
 
 		{"127.0.0.1", false}, {"127.255.255.254", false}, {"0.0.0.0", false}, {"0.1.2.3", false}, {"10.0.0.1", false},
 		{"172.16.0.1", false}, {"172.31.255.255", false}, {"192.168.1.1", false}, {"169.254.169.254", false}, {"100.64.0.1", false},
@@ -31,7 +31,7 @@ func TestGuard(t *testing.T) {
 		{"240.0.0.1", false}, {"255.255.255.255", false},
 		{"::", false}, {"::1", false}, {"::7f00:1", false}, {"::ffff:127.0.0.1", false}, {"::ffff:10.0.0.1", false},
 		{"fc00::1", false}, {"fd12:3456::1", false}, {"fe80::1", false}, {"fe80::1%eth0", false}, {"fec0::1", false}, {"ff02::1", false},
-		{"64:ff9b::7f00:1", false}, {"64:ff9b::a00:1", false}, {"64:ff9b:1::1", false}, {"2002:7f00:1::1", false}, {"2002:a9fe:a9fe::1", false},
+		{"64:ff9b::7f00:1", false}, {"64:ff9b::a00:1", false}, {"64:ff9b:1::1", false}, {"::ffff:0:7f00:1", false}, {"2002:7f00:1::1", false}, {"2002:a9fe:a9fe::1", false},
 		{"2001::1", false}, {"2001:db8::1", false}, {"100::1", false}, {"3fff::1", false}, {"5f00::1", false},
 	} {
 		err := webhook.Check(netip.MustParseAddr(c.addr))
