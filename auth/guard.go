@@ -131,6 +131,13 @@ func (g *Guard) Admit(from netip.Addr, user, password string) (account string, e
 	return account, nil
 }
 
+// Good reports whether the password still is the user's. It counts for nothing, and
+// is for callers that were let in and stay.
+func (g *Guard) Good(user, password string) bool {
+	_, ok := g.basic.Check(user, password)
+	return ok
+}
+
 func (g *Guard) limited(reason string, wait time.Duration) error {
 	g.refused.WithLabelValues(reason).Inc()
 	return &presence.Error{Op: reason, Kind: presence.KindLimited, Retry: wait}

@@ -284,6 +284,7 @@ func TestStalled(t *testing.T) {
 type broken struct{}
 
 func (broken) Admit(netip.Addr, string, string) (string, error) { panic("broken") }
+func (broken) Good(string, string) bool                         { return false }
 
 func TestPanic(t *testing.T) {
 	f := newMini(t)
