@@ -23,6 +23,9 @@ const (
 	// recheck is how often a stream's credentials are looked at: so long it outlives an
 	// API key that this node knows to be revoked.
 	recheck = 500 * time.Millisecond
+	// maxWrite is about how much is encoded for a stream at one time, and so what one
+	// with a slow client holds.
+	maxWrite = 32 << 10
 	// storePatience bounds a read of the store for streams.
 	storePatience = 5 * time.Second
 )
@@ -112,6 +115,12 @@ func (o *outlet) tell(events []event, at presence.Place) (bool, error) {
 	b, n := o.buf[:0], 0
 	for _, e := range events {
 		if o.wanted == nil || e.identity == "" || o.wanted[e.identity] {
+			if len(b) > 0 && len(b)+len(e.frame) > maxWrite {
+				if err := o.flush(b); err != nil {
+					return true, err
+				}
+				b = b[:0]
+			}
 			b = append(b, e.frame...)
 			n++
 		}
