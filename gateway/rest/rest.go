@@ -169,6 +169,7 @@ type call struct {
 	account    string
 	credential string // SID that authenticated
 	vars       map[string]string
+	of         string // SID of the service that it is about, where there is one
 	form       form
 }
 
