@@ -32,7 +32,7 @@ var (
 	errTooLong    = &Error{CodeInvalid, "Invalid Access Token", "longer than 8 KiB"}
 	errStructure  = &Error{CodeInvalid, "Invalid Access Token", "must be three base64url parts joined by dots"}
 	errRevoked    = &Error{CodeInvalid, "Invalid Access Token", "was revoked"}
-	errPayload    = &Error{CodeInvalid, "Invalid Access Token", "the payload must be a JSON object"}
+	errPayload    = &Error{CodeInvalid, "Invalid Access Token", "the payload must be a JSON object of valid Unicode"}
 	errHeaderJSON = &Error{CodeHeader, "Invalid Access Token header", "must be a JSON object"}
 	errAlg        = &Error{CodeHeader, "Invalid Access Token header", "alg must be HS256"}
 	errTyp        = &Error{CodeHeader, "Invalid Access Token header", "typ must be JWT"}

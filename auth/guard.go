@@ -21,8 +21,8 @@ type GuardOptions struct {
 	// address out for Lockout. Default 10 in a minute.
 	Failures int
 	Lockout  time.Duration
-	// Addresses bounds the addresses that are told apart; further ones count as one
-	// until others were quiet for a while. Default 65,536, of about 150 bytes each.
+	// Addresses bounds the addresses that are told apart; further ones share one rate, and
+	// are not locked out, until others were quiet for a while. Default 65,536, of about 150 bytes each.
 	Addresses int
 	// LockedOut is called when an address is locked out. May be nil.
 	LockedOut func(netip.Addr)
@@ -50,7 +50,7 @@ type Guard struct {
 
 	mu          sync.Mutex // guards the following
 	visitors    map[netip.Addr]*visitor
-	others      visitor // all addresses beyond opt.Addresses
+	others      visitor // all addresses beyond opt.Addresses; never locked
 	swept       time.Duration
 	credentials map[string]*rate.Bucket // of good ones only
 }
@@ -131,6 +131,13 @@ func (g *Guard) Admit(from netip.Addr, user, password string) (account string, e
 	return account, nil
 }
 
+// Good reports whether the password still is the user's. It counts for nothing, and
+// is for callers that were let in and stay.
+func (g *Guard) Good(user, password string) bool {
+	_, ok := g.basic.Check(user, password)
+	return ok
+}
+
 func (g *Guard) limited(reason string, wait time.Duration) error {
 	g.refused.WithLabelValues(reason).Inc()
 	return &presence.Error{Op: reason, Kind: presence.KindLimited, Retry: wait}
@@ -159,7 +166,9 @@ func (g *Guard) fail(from netip.Addr) {
 		v.failures, v.since = 0, now
 	}
 	v.failures++
-	locks := v.failures >= g.opt.Failures
+	// Who fills the table could else lock out everybody who comes after; the guesses that
+	// the others' one rate lets through are few beside those of a tableful of addresses.
+	locks := v.failures >= g.opt.Failures && v != &g.others
 	if locks {
 		v.failures, v.locked = 0, now+g.opt.Lockout
 	}

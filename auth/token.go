@@ -214,10 +214,10 @@ func checkGrants(raw json.RawMessage) (Claims, error) {
 // object is a JSON object. Unlike a struct it keeps names case-sensitive.
 type object map[string]json.RawMessage
 
-// decode reports whether b is one JSON object, in valid UTF-8 (which the decoder
-// would otherwise make so, silently giving two identities one name).
+// decode reports whether b is one JSON object, of whole characters (of others the
+// decoder would make U+FFFD, silently giving two identities one name).
 func (o *object) decode(b []byte) bool {
-	return utf8.Valid(b) && json.Unmarshal(b, o) == nil && *o != nil
+	return utf8.Valid(b) && !presence.LoneSurrogate(b) && json.Unmarshal(b, o) == nil && *o != nil
 }
 
 // string is a member that is a string, else "".

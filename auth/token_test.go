@@ -225,6 +225,7 @@ func TestVerifyRefuses(t *testing.T) {
 		{"empty identity", auth.CodeGrants, token(t, header(), grants(object{"identity": "", "chat": chat}))},
 		{"identity number", auth.CodeGrants, token(t, header(), grants(object{"identity": 7, "chat": chat}))},
 		{"long identity", auth.CodeGrants, token(t, header(), grants(object{"identity": strings.Repeat("a", presence.MaxIdentity+1), "chat": chat}))},
+		{"identity of half a pair", auth.CodeInvalid, token(t, header(), grants(object{"identity": json.RawMessage(`"a\ud800"`), "chat": chat}))},
 		{"identity like a SID", auth.CodeGrants, token(t, header(), grants(object{"identity": "US0123456789abcdef0123456789abcdef", "chat": chat}))},
 		{"no chat grant", auth.CodeGrants, token(t, header(), grants(object{"identity": "alice", "video": object{}}))},
 		{"chat null", auth.CodeGrants, token(t, header(), grants(object{"identity": "alice", "chat": json.RawMessage("null")}))},

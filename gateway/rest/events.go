@@ -20,6 +20,12 @@ const (
 	keepAlive = 15 * time.Second
 	// stalled is for how long a stream's client may take nothing.
 	stalled = 10 * time.Second
+	// recheck is how often a stream's credentials are looked at: so long it outlives an
+	// API key that this node knows to be revoked.
+	recheck = 500 * time.Millisecond
+	// maxWrite is about how much is encoded for a stream at one time, and so what one
+	// with a slow client holds.
+	maxWrite = 32 << 10
 	// storePatience bounds a read of the store for streams.
 	storePatience = 5 * time.Second
 )
@@ -74,13 +80,15 @@ func (c *call) streamEvents() (any, error) {
 	}
 	return stream(func(w http.ResponseWriter) {
 		defer c.feeds.leave(f)
-		o := outlet{w: w, rc: http.NewResponseController(w), wanted: wanted, sent: c.metrics.streamed}
+		user, password, _ := c.r.BasicAuth()
+		o := outlet{good: func() bool { return c.credentials.Good(user, password) }, w: w, rc: http.NewResponseController(w), wanted: wanted, sent: c.metrics.streamed}
 		c.feeds.follow(c.r.Context(), f, at, &o)
 	}), nil
 }
 
 // outlet is the client's end of a stream.
 type outlet struct {
+	good   func() bool // the client may still hear
 	w      http.ResponseWriter
 	rc     *http.ResponseController
 	wanted map[string]bool // identities; nil for all
@@ -107,6 +115,12 @@ func (o *outlet) tell(events []event, at presence.Place) (bool, error) {
 	b, n := o.buf[:0], 0
 	for _, e := range events {
 		if o.wanted == nil || e.identity == "" || o.wanted[e.identity] {
+			if len(b) > 0 && len(b)+len(e.frame) > maxWrite {
+				if err := o.flush(b); err != nil {
+					return true, err
+				}
+				b = b[:0]
+			}
 			b = append(b, e.frame...)
 			n++
 		}
@@ -170,16 +184,20 @@ func resetEvent(s presence.Service) event {
 }
 
 // follow sends what changes after a place until ctx ends, the client takes nothing
-// any more, the service is deleted, or the node is drained.
+// any more or its API key is revoked, the service is deleted, or the node is drained.
 func (f *feeds) follow(ctx context.Context, of *feed, at presence.Place, o *outlet) {
 	if o.open(at) != nil {
 		return
 	}
 	timer := time.NewTimer(keepAlive)
 	defer timer.Stop()
+	look := time.NewTicker(recheck)
+	defer look.Stop()
 	for {
 		events, next, changed, err := f.after(ctx, of, at)
 		switch {
+		case !o.good():
+			return
 		case err == nil:
 			told, err := o.tell(events, next)
 			if err != nil {
@@ -192,18 +210,26 @@ func (f *feeds) follow(ctx context.Context, of *feed, at presence.Place, o *outl
 		case errors.Is(err, presence.ErrPlaceGone), presence.KindOf(err) == presence.KindNotFound:
 			return // the client's next request is answered with why
 		}
-		select {
-		case <-f.draining:
-			o.bye()
-			return
-		case <-changed:
-		case <-timer.C:
-			if o.alive(at) != nil {
+		for waiting := true; waiting; {
+			select {
+			case <-f.draining:
+				o.bye()
+				return
+			case <-changed:
+				waiting = false
+			case <-look.C:
+				if !o.good() {
+					return
+				}
+			case <-timer.C:
+				if o.alive(at) != nil {
+					return
+				}
+				timer.Reset(keepAlive)
+				waiting = false
+			case <-ctx.Done():
 				return
 			}
-			timer.Reset(keepAlive)
-		case <-ctx.Done():
-			return
 		}
 	}
 }

@@ -187,6 +187,19 @@ func TestPages(t *testing.T) {
 	if got := slices.Concat(identities(follow(meta(first)["next_page_url"])), identities(follow(meta(second)["next_page_url"]))); !slices.Equal(got, []string{"user3", "user4", "user5", "user6", "user7"}) {
 		t.Errorf("after a change before the page: %v", got)
 	}
+	// A token is good for the list that it came from alone: elsewhere it would silently
+	// leave records out.
+	token := meta(first)["next_page_url"].(string)
+	token = token[strings.Index(token, "?"):]
+	other := f.do(t, "POST", "/v1/Services", "FriendlyName=other").body["sid"].(string)
+	for what, path := range map[string]string{
+		"another service's list": "/v1/Services/" + other + "/Users" + token, "a list of something else": "/v1/Services/" + f.service + "/Roles" + token,
+		"services": "/v1/Services" + token, "the short form": "/v1/Users" + token, "a filter": base + token + "&Identity=user4",
+	} {
+		if a := f.do(t, "GET", path, ""); a.status != 400 || a.body["code"] != 20001.0 {
+			t.Errorf("a token with %s: %d %v; want 400, 20001", what, a.status, a.body)
+		}
+	}
 	for query, size := range map[string]float64{"": 50, "?PageSize=1": 1, "?PageSize=1000": 50, "?Page=0": 50, "?PageSize=2&Other=x": 2} {
 		if a := f.do(t, "GET", base+query, ""); a.status != 200 || meta(a)["page_size"] != size {
 			t.Errorf("%s: %d, page_size %v; want %v", query, a.status, meta(a)["page_size"], size)
@@ -284,6 +297,7 @@ func TestStalled(t *testing.T) {
 type broken struct{}
 
 func (broken) Admit(netip.Addr, string, string) (string, error) { panic("broken") }
+func (broken) Good(string, string) bool                         { return false }
 
 func TestPanic(t *testing.T) {
 	f := newMini(t)

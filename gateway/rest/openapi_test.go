@@ -71,6 +71,9 @@ func TestMethods(t *testing.T) {
 			if a.status != http.StatusMethodNotAllowed || a.header.Get("Allow") != strings.Join(methods, ", ") {
 				t.Errorf("%s %s = %d, Allow %q; want 405, %v", method, path, a.status, a.header.Get("Allow"), methods)
 			}
+			if a.header.Get("Access-Control-Allow-Origin") != "" {
+				t.Errorf("%s %s lets browsers in", method, path)
+			}
 			if method != "HEAD" && a.body["code"] != 20004.0 {
 				t.Errorf("%s %s: code %v; want 20004", method, path, a.body["code"])
 			}

@@ -1,8 +1,11 @@
 package rest
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/rollcall-presence/rollcall/presence"
 )
@@ -54,17 +57,24 @@ func page[T any](c *call, key string, maxSize int, read func(cursor string, limi
 	if page > 0 && token == "" {
 		return meta{}, errNoPageToken
 	}
-	got, err := read(token, size)
+	for _, name := range []string{"PageSize", "Page", "PageToken"} {
+		query.Del(name)
+	}
+	rest := query.Encode()
+	// A token of another list, or of the same one filtered otherwise, would silently
+	// leave records out.
+	seal := c.pageSeal(rest)
+	cursor, ours := strings.CutSuffix(token, seal)
+	if token != "" && (!ours || cursor == "") {
+		return meta{}, errPageToken
+	}
+	got, err := read(cursor, size)
 	if presence.KindOf(err) == presence.KindInvalid && err != nil {
 		return meta{}, errPageToken
 	}
 	if err != nil {
 		return meta{}, err
 	}
-	for _, name := range []string{"PageSize", "Page", "PageToken"} {
-		query.Del(name)
-	}
-	rest := query.Encode()
 	at := func(page int, token string) string {
 		u := c.url(c.r.URL.EscapedPath()) + "?PageSize=" + strconv.Itoa(size) + "&Page=" + strconv.Itoa(page)
 		if token != "" {
@@ -79,7 +89,7 @@ func page[T any](c *call, key string, maxSize int, read func(cursor string, limi
 		if token == "" {
 			return nil
 		}
-		u := at(page, token)
+		u := at(page, token+seal)
 		return &u
 	}
 	for _, item := range got.Items {
@@ -89,4 +99,12 @@ func page[T any](c *call, key string, maxSize int, read func(cursor string, limi
 		Page: page, PageSize: size, Key: key, First: at(0, ""), URL: at(page, token),
 		Previous: neighbour(max(0, page-1), got.Prev), Next: neighbour(page+1, got.Next),
 	}, nil
+}
+
+// pageSeal is what the tokens of a list's pages end with: it tells the list, its
+// service and what else the query says. It keeps mistakes out, not attackers, who may
+// read every page as they like.
+func (c *call) pageSeal(rest string) string {
+	sum := sha256.Sum256([]byte(c.of + "\n" + c.r.URL.EscapedPath() + "\n" + rest))
+	return base64.RawURLEncoding.EncodeToString(sum[:6])
 }

@@ -243,7 +243,7 @@ type events struct {
 	end  context.CancelFunc
 }
 
-func (f *fixture) events(t *testing.T, query, last string) *events {
+func (f *fixture) events(t *testing.T, query, last string, edit ...func(*http.Request)) *events {
 	t.Helper()
 	ctx, end := context.WithCancel(t.Context())
 	r, err := http.NewRequestWithContext(ctx, "GET", f.server.URL+f.presence("/Events"+query), nil)
@@ -251,6 +251,9 @@ func (f *fixture) events(t *testing.T, query, last string) *events {
 		t.Fatal(err)
 	}
 	r.SetBasicAuth(account, authTok)
+	for _, e := range edit {
+		e(r)
+	}
 	if last != "" {
 		r.Header.Set("Last-Event-ID", last)
 	}
@@ -425,6 +428,27 @@ func TestEventsEnd(t *testing.T) {
 	if got := e.next(); got != "EOF" {
 		t.Errorf("the stream ended with %q after the store lost its data; want EOF", got)
 	}
+}
+
+// A revoked API key's streams end, at once where nothing changes, and no other's do.
+func TestEventsRevoked(t *testing.T) {
+	f := newMini(t)
+	f.flip(t, true)
+	made := f.do(t, "POST", "/v1/Keys", "").body
+	sid, password := made["sid"].(string), made["secret"].(string)
+	f.refresh(t)
+	revoked, stays := f.events(t, "", "", as(sid, password)), f.events(t, "", "")
+	f.connect(t, f.service, "ann", true)
+	revoked.want("online ann")
+	stays.want("online ann")
+	f.do(t, "DELETE", "/v1/Keys/"+sid, "")
+	f.refresh(t)
+	defer time.AfterFunc(5*time.Second, revoked.end).Stop()
+	if got := revoked.next(); got != "EOF" {
+		t.Errorf("the stream of a revoked key ended with %q; want EOF", got)
+	}
+	f.connect(t, f.service, "bob", true)
+	stays.want("online bob")
 }
 
 // A stream that is far behind reads the log for itself, and misses nothing.

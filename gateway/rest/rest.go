@@ -30,6 +30,9 @@ type Credentials interface {
 	// Admit lets a request from an address in with its user name and password, and
 	// tells for which account (AC SID). Errors are KindUnauthenticated or KindLimited.
 	Admit(from netip.Addr, user, password string) (account string, err error)
+	// Good reports whether the password still is the user's. It counts for nothing,
+	// and is for callers that were let in and stay.
+	Good(user, password string) bool
 }
 
 // Services is what the API needs of the stored services. Errors carry a
@@ -166,6 +169,7 @@ type call struct {
 	account    string
 	credential string // SID that authenticated
 	vars       map[string]string
+	of         string // SID of the service that it is about, where there is one
 	form       form
 }
 

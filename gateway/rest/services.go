@@ -55,12 +55,16 @@ func (c *call) base(service string) string {
 // serviceSID is the SID of the service that the request is about.
 func (c *call) serviceSID() (string, error) {
 	sid, named := c.vars["ChatServiceSid"]
-	if !named {
-		return c.store.DefaultService(c.ctx)
-	}
-	if !presence.IsSID(sid, "IS") {
+	switch {
+	case !named:
+		var err error
+		if sid, err = c.store.DefaultService(c.ctx); err != nil {
+			return "", err
+		}
+	case !presence.IsSID(sid, "IS"):
 		return "", presence.ErrNoService
 	}
+	c.of = sid
 	return sid, nil
 }
 
