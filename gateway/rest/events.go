@@ -38,7 +38,7 @@ type stream func(w http.ResponseWriter)
 func (c *call) streamEvents() (any, error) {
 	query, err := url.ParseQuery(c.r.URL.RawQuery)
 	if err != nil {
-		return nil, invalid("The query is malformed")
+		return nil, errQuery
 	}
 	if len(query["Identity"]) > maxPresence {
 		return nil, errManyIdentities

@@ -21,3 +21,6 @@ func Operations() map[string]struct {
 
 // Duration is the reading of ISO 8601 durations.
 var Duration = duration
+
+// Identities is the reading of a query that names users.
+var Identities = identities

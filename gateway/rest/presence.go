@@ -1,12 +1,17 @@
 package rest
 
 import (
+	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 
 	"github.com/rollcall-presence/rollcall/presence"
 )
@@ -15,7 +20,7 @@ import (
 type Presence interface {
 	// Presence returns a service and users of it without their profiles, in the order
 	// asked; one that does not exist has no SID.
-	Presence(ctx context.Context, service string, identities []string) (presence.Service, []presence.User, error)
+	Presence(ctx context.Context, service string, identities []string) (presence.Service, iter.Seq[presence.User], error)
 	// OnlineUsers returns a page of the users that are recorded online, the one whose
 	// last change is the longest ago first, and how many there are in all.
 	OnlineUsers(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.User], int64, error)
@@ -29,8 +34,36 @@ type Presence interface {
 const maxPresence = 500
 
 // encoded is an answer that is JSON already: where one tells of hundreds of users,
-// encoding/json would be a third of the work.
-type encoded []byte
+// encoding/json would be a third of the work. Its memory is used again.
+type encoded struct{ *bytes.Buffer }
+
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+func encode(format string, args ...any) encoded {
+	e := encoded{buffers.Get().(*bytes.Buffer)}
+	e.Reset()
+	_, _ = fmt.Fprintf(e, format, args...)
+	return e
+}
+
+// user writes an element of a list of users.
+func (e encoded) user(v presence.Snapshot, deleted *bool) {
+	b := e.AvailableBuffer()
+	if !bytes.HasSuffix(e.Bytes(), []byte("[")) {
+		b = append(b, ',')
+	}
+	_, _ = e.Write(appendPresence(b, v, deleted))
+}
+
+// users writes the last member of an answer.
+func (e encoded) users(s presence.Service, users iter.Seq[presence.User]) encoded {
+	_, _ = e.WriteString(`"users":[`)
+	for u := range users {
+		e.user(s.View(u), nil)
+	}
+	_, _ = e.WriteString("]}\n")
+	return e
+}
 
 // appendPresence writes a user's presence by itself. deleted: the member of that name,
 // where there is one.
@@ -68,36 +101,75 @@ func appendText(b []byte, s string) []byte {
 	return append(append(append(b, '"'), s...), '"')
 }
 
-// presenceSize is what a user takes in an answer, roughly.
-const presenceSize = 200
-
-// encodeUsers writes the last member of an answer: a list of users.
-func encodeUsers(b []byte, s presence.Service, users []presence.User) encoded {
-	b = append(slices.Grow(b, presenceSize*len(users)), `"users":[`...)
-	for i, u := range users {
-		if i > 0 {
-			b = append(b, ',')
+// identities are the parameters Identity of a query, and rest its others. There may be
+// hundreds: one string holds them all, where url.ParseQuery makes one of each.
+func identities(query string) (list []string, rest url.Values, err error) {
+	var others []string
+	var ends []int
+	text := make([]byte, 0, len(query))
+	for pair := range strings.SplitSeq(query, "&") {
+		value, ok := strings.CutPrefix(pair, "Identity=")
+		if !ok {
+			others = append(others, pair)
+			continue
 		}
-		b = appendPresence(b, s.View(u), nil)
+		if text, ok = appendUnescaped(text, value); !ok {
+			return nil, nil, errQuery
+		}
+		ends = append(ends, len(text))
 	}
-	return append(b, "]}\n"...)
+	if rest, err = url.ParseQuery(strings.Join(others, "&")); err != nil {
+		return nil, nil, errQuery
+	}
+	if rest.Has("Identity") { // spelt in another way, somewhere among the others
+		if rest, err = url.ParseQuery(query); err != nil {
+			return nil, nil, errQuery
+		}
+		return rest["Identity"], rest, nil
+	}
+	all, begin := string(text), 0
+	list = make([]string, len(ends))
+	for i, end := range ends {
+		list[i], begin = all[begin:end], end
+	}
+	return list, rest, nil
+}
+
+// appendUnescaped is url.QueryUnescape, without a string of its own.
+func appendUnescaped(b []byte, s string) (_ []byte, ok bool) {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; c {
+		case '%':
+			var err error
+			if b, err = hex.AppendDecode(b, []byte(s[i+1:min(i+3, len(s))])); err != nil || i+2 >= len(s) {
+				return b, false
+			}
+			i += 2
+		case '+':
+			b = append(b, ' ')
+		case ';':
+			return b, false
+		default:
+			b = append(b, c)
+		}
+	}
+	return b, true
 }
 
 func (c *call) readPresence() (any, error) {
-	query, err := url.ParseQuery(c.r.URL.RawQuery)
+	list, query, err := identities(c.r.URL.RawQuery)
 	if err != nil {
-		return nil, invalid("The query is malformed")
+		return nil, err
 	}
-	identities := query["Identity"]
 	switch online := query.Get("Online"); {
-	case online == "true" && len(identities) == 0:
+	case online == "true" && len(list) == 0:
 		return c.listOnline()
-	case online != "" || len(identities) == 0:
+	case online != "" || len(list) == 0:
 		return nil, errPresenceOf
-	case len(identities) > maxPresence:
+	case len(list) > maxPresence:
 		return nil, errManyIdentities
 	}
-	for _, identity := range identities {
+	for _, identity := range list {
 		if err := presence.CheckIdentity(identity); err != nil {
 			return nil, c.checkIdentity(identity)
 		}
@@ -106,11 +178,11 @@ func (c *call) readPresence() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, users, err := c.store.Presence(c.ctx, sid, identities)
+	s, users, err := c.store.Presence(c.ctx, sid, list)
 	if err != nil {
 		return nil, err
 	}
-	return encodeUsers(fmt.Appendf(nil, `{"meta":null,"online_count":null,"reachability_enabled":%v,`, s.Enabled), s, users), nil
+	return encode(`{"meta":null,"online_count":null,"reachability_enabled":%v,`, s.Enabled).users(s, users), nil
 }
 
 func (c *call) listOnline() (any, error) {
@@ -139,13 +211,13 @@ func (c *call) listOnline() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return encodeUsers(append(head[:len(head)-1], ','), s, users), nil
+	return encode("%s,", head[:len(head)-1]).users(s, slices.Values(users)), nil
 }
 
 func (c *call) listChanges() (any, error) {
 	query, err := url.ParseQuery(c.r.URL.RawQuery)
 	if err != nil {
-		return nil, invalid("The query is malformed")
+		return nil, errQuery
 	}
 	limit := defaultPageSize
 	if query.Has("Limit") {
@@ -171,14 +243,12 @@ func (c *call) listChanges() (any, error) {
 			return nil, err
 		}
 	}
-	b := fmt.Appendf(make([]byte, 0, presenceSize*(1+len(p.Items))), `{"cursor":"%s","more":%v,"reset":%v,"reachability_enabled":%v,"users":[`, p.Next, p.More, p.Reset, s.Enabled)
-	for i, item := range p.Items {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = appendPresence(b, s.View(item.User), &item.Deleted)
+	e := encode(`{"cursor":"%s","more":%v,"reset":%v,"reachability_enabled":%v,"users":[`, p.Next, p.More, p.Reset, s.Enabled)
+	for _, item := range p.Items {
+		e.user(s.View(item.User), &item.Deleted)
 	}
-	return encoded(append(b, "]}\n"...)), nil
+	_, _ = e.WriteString("]}\n")
+	return e, nil
 }
 
 // place reads a cursor of changes; the word now is the end of the log.

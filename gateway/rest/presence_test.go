@@ -499,3 +499,23 @@ func (f *fixture) gauge(t *testing.T, name string) float64 {
 	t.Fatalf("no metric %s", name)
 	return 0
 }
+
+// FuzzIdentities holds that a query which names users is read as any other is.
+func FuzzIdentities(f *testing.F) {
+	for _, seed := range []string{
+		"Identity=a%40b&Identity=c+d", "Online=true&Identity=", "Identity&Identity=%", "Identity=%4", "Identity=a;b", "Identit%79=a&Identity=b",
+		"Identity=%zz", "x=1;y=2", "&&Identity=a=b&", "Identity=%ff%2B+%C3%A9",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, query string) {
+		list, rest, err := rest.Identities(query)
+		want, wrong := url.ParseQuery(query)
+		if (err != nil) != (wrong != nil) {
+			t.Fatalf("%q: %v; want %v", query, err, wrong)
+		}
+		if err == nil && (!slices.Equal(list, want["Identity"]) || rest.Get("Online") != want.Get("Online")) {
+			t.Errorf("%q: %q, %v; want %v", query, list, rest, want)
+		}
+	})
+}

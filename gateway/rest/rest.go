@@ -208,11 +208,14 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.Set("Content-Type", "application/json; charset=utf-8")
-	w.WriteHeader(status)
-	if b, ok := body.(encoded); ok {
-		_, _ = w.Write(b)
+	if e, ok := body.(encoded); ok {
+		h.Set("Content-Length", strconv.Itoa(e.Len()))
+		w.WriteHeader(status)
+		_, _ = e.WriteTo(w)
+		buffers.Put(e.Buffer)
 		return
 	}
+	w.WriteHeader(status)
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(body) // the client may have left; nobody is there to tell

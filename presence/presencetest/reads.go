@@ -77,7 +77,7 @@ func presenceOfMany(t *testing.T, h *Harness) {
 	for i := range want {
 		want[i] = bare(want[i])
 	}
-	if diff := cmp.Diff(want, users); diff != "" {
+	if diff := cmp.Diff(want, slices.Collect(users)); diff != "" {
 		t.Errorf("Presence (-want +got):\n%s", diff)
 	}
 	if _, _, err := w.Store.Presence(w.ctx, "IS00000000000000000000000000000000", asked); !errors.Is(err, presence.ErrNoService) {
@@ -281,7 +281,7 @@ func changes(t *testing.T, h *Harness) {
 				rt.Fatal(err)
 			}
 			all := map[string]presence.Snapshot{}
-			for _, u := range users {
+			for u := range users {
 				if u.SID != "" {
 					all[u.Identity] = w.service.View(u)
 				}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"testing"
@@ -44,7 +45,7 @@ type Store interface {
 	CountSessions(context.Context, []presence.Key) ([]int, error)
 	UserSessions(context.Context, presence.Key) ([]presence.UserSession, error)
 	EndSessions(context.Context, presence.Key, presence.Service, presence.SessionID) (int, error)
-	Presence(ctx context.Context, service string, identities []string) (presence.Service, []presence.User, error)
+	Presence(ctx context.Context, service string, identities []string) (presence.Service, iter.Seq[presence.User], error)
 	OnlineUsers(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.User], int64, error)
 	Moment(context.Context) (presence.Moment, error)
 	Changes(ctx context.Context, s presence.Service, from presence.Place, limit int, m presence.Moment) (presence.Changes, error)
@@ -840,8 +841,12 @@ func model(t *testing.T, h *Harness) {
 				k := w.key(id)
 				u := must(h.Store.ReadUsers(w.ctx, []presence.Key{k}))(t)[0]
 				live := must(h.Store.CountSessions(w.ctx, []presence.Key{k}))(t)[0]
-				if _, many, err := h.Store.Presence(w.ctx, k.Service, []string{id}); err != nil || !cmp.Equal(many[0], bare(u)) {
-					rt.Fatalf("%s: among many, %s is %+v, %v; want %+v", what, id, many, err, bare(u))
+				_, many, err := h.Store.Presence(w.ctx, k.Service, []string{id})
+				if err != nil {
+					rt.Fatalf("%s: among many, %s: %v", what, id, err)
+				}
+				if got, want := slices.Collect(many), []presence.User{bare(u)}; !cmp.Equal(got, want) {
+					rt.Fatalf("%s: among many, %s is %+v; want %+v", what, id, got, want)
 				}
 				online, epoch, sessions, exists := m.User(k)
 				if exists != (u.SID != "") || online != u.Online || epoch != u.Epoch || sessions != live {

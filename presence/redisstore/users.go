@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -166,9 +167,9 @@ func found(service *redis.MapStringStringCmd, u presence.User) (presence.Service
 
 // Presence returns a service and the presence of users in it, without their
 // profiles, in the order asked; a user that does not exist has no SID. ErrNoService.
-func (s *Store) Presence(ctx context.Context, service string, identities []string) (presence.Service, []presence.User, error) {
+func (s *Store) Presence(ctx context.Context, service string, identities []string) (presence.Service, iter.Seq[presence.User], error) {
 	var sc *redis.MapStringStringCmd
-	var users func() []presence.User
+	var users iter.Seq[presence.User]
 	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		sc = pipe.HGetAll(ctx, s.keys.Service(service))
 		users = s.askPresence(ctx, pipe, service, identities)
@@ -180,7 +181,7 @@ func (s *Store) Presence(ctx context.Context, service string, identities []strin
 	if sc.Val()["sid"] == "" {
 		return presence.Service{}, nil, presence.ErrNoService
 	}
-	return serviceOf(sc.Val()), users(), nil
+	return serviceOf(sc.Val()), users, nil
 }
 
 // readPresence returns the presence of users in the order asked, as Presence does.
@@ -188,7 +189,7 @@ func (s *Store) readPresence(ctx context.Context, service string, identities []s
 	if len(identities) == 0 {
 		return nil, nil
 	}
-	var users func() []presence.User
+	var users iter.Seq[presence.User]
 	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		users = s.askPresence(ctx, pipe, service, identities)
 		return nil
@@ -196,52 +197,50 @@ func (s *Store) readPresence(ctx context.Context, service string, identities []s
 	if err != nil {
 		return nil, unavailable("presence", err)
 	}
-	return users(), nil
+	return slices.AppendSeq(make([]presence.User, 0, len(identities)), users), nil
 }
 
 // askPresence adds to a pipeline what asks for the presence of users, one command a
-// partition; the function tells the answers.
-func (s *Store) askPresence(ctx context.Context, pipe redis.Pipeliner, service string, identities []string) func() []presence.User {
-	type question struct {
+// partition; once it has run the answers can be told.
+func (s *Store) askPresence(ctx context.Context, pipe redis.Pipeliner, service string, identities []string) iter.Seq[presence.User] {
+	type place struct {
 		p presence.Partition
-		i int // index of identities
+		i int // which of its answers
 	}
-	questions := make([]question, len(identities))
+	places, asked, parts := make([]place, len(identities)), make([]int, s.keys.Partitions), 0
 	for i, identity := range identities {
-		questions[i] = question{s.keys.Of(presence.Key{Service: service, Identity: identity}), i}
-	}
-	slices.SortFunc(questions, func(a, b question) int { return cmp.Compare(a.p, b.p) })
-	cmds := make([]*redis.StringSliceCmd, 0, min(len(questions), s.keys.Partitions))
-	words := make([]any, 0, len(questions)+2*cap(cmds)) // of all commands
-	for rest := questions; len(rest) > 0; {
-		p, n := rest[0].p, 1
-		for n < len(rest) && rest[n].p == p {
-			n++
+		p := s.keys.Of(presence.Key{Service: service, Identity: identity})
+		if asked[p] == 0 {
+			parts++
 		}
-		begin := len(words)
-		words = append(words, "hmget", s.keys.State(p, service))
-		for _, q := range rest[:n] {
-			words = append(words, &identities[q.i]) // a pointer needs no copy to be an any
-		}
-		rest = rest[n:]
-		c := redis.NewStringSliceCmd(ctx, words[begin:len(words):len(words)]...) // a user that does not exist is ""
-		cmds = append(cmds, c)
-		_ = pipe.Process(ctx, c) // adds it
+		places[i] = place{p, asked[p]}
+		asked[p]++
 	}
-	return func() []presence.User {
-		users := make([]presence.User, len(identities))
-		rest := questions
-		for _, c := range cmds {
-			for _, state := range c.Val() {
-				u := &users[rest[0].i]
-				u.Key = presence.Key{Service: service, Identity: identities[rest[0].i]}
-				if state != "" {
-					readState(u, state)
-				}
-				rest = rest[1:]
+	cmds := make([]*redis.StringSliceCmd, s.keys.Partitions)
+	words := make([]any, len(identities)+2*parts) // of all commands
+	for p, n := range asked {
+		if n == 0 {
+			continue
+		}
+		args := words[: n+2 : n+2]
+		words = words[n+2:]
+		args[0], args[1] = "hmget", s.keys.State(presence.Partition(p), service)
+		cmds[p] = redis.NewStringSliceCmd(ctx, args...) // a user that does not exist is ""
+		_ = pipe.Process(ctx, cmds[p])                  // adds it
+	}
+	for i, at := range places {
+		cmds[at.p].Args()[2+at.i] = &identities[i] // a pointer needs no copy to be an any
+	}
+	return func(yield func(presence.User) bool) {
+		for i, at := range places {
+			u := presence.User{Key: presence.Key{Service: service, Identity: identities[i]}}
+			if state := cmds[at.p].Val()[at.i]; state != "" {
+				readState(&u, state)
+			}
+			if !yield(u) {
+				return
 			}
 		}
-		return users
 	}
 }
 
