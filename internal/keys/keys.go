@@ -167,9 +167,9 @@ func (k Keys) Letters(p presence.Partition, service string) string {
 	return k.Base(p) + ":" + service + ":letters"
 }
 
-// Purge is the key of what is left to do in the partitions: deleted services and
+// Todo is the key of what is left to do in the partitions: deleted services and
 // credentials that are to be purged once more, changes of webhooks to be told.
-func (k Keys) Purge() string { return k.Base(presence.Services) + ":purge" }
+func (k Keys) Todo() string { return k.Base(presence.Services) + ":todo" }
 
 // PartitionCount is the key that holds the number of partitions, set on first use.
 func (k Keys) PartitionCount() string { return k.Base(presence.Services) + ":partitions" }

@@ -12,6 +12,6 @@ for i = 3, #ARGV, 2 do
 end
 if changed then
   redis.call('HSET', account, 'hook_version', str(us))
-  redis.call('ZADD', base .. ':purge', str(now + ARGV[2]), 'hooks * ' .. str(us))
+  redis.call('ZADD', base .. ':todo', str(now + ARGV[2]), 'hooks * ' .. str(us))
 end
 return redis.call('HGETALL', account)

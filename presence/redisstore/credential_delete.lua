@@ -7,5 +7,5 @@ local created = redis.call('HGET', c, 'created')
 if not created then return 0 end
 redis.call('DEL', c)
 redis.call('ZREM', base .. ':credentials', string.format('%016.0f', tonumber(created)) .. ARGV[2])
-redis.call('ZADD', base .. ':purge', str(now + ARGV[3]), ARGV[2])
+redis.call('ZADD', base .. ':todo', str(now + ARGV[3]), ARGV[2])
 return 1

@@ -9,6 +9,6 @@ if redis.call('GET', base .. ':default') == ARGV[2] then return 2 end
 for _, member in ipairs(redis.call('ZRANGE', s .. ':roles', 0, -1)) do redis.call('DEL', s .. ':role:' .. string.sub(member, 17)) end
 redis.call('DEL', s, s .. ':roles', s .. ':notifications', s .. ':revocations', s .. ':revoked')
 redis.call('ZREM', base .. ':all', string.format('%016.0f', tonumber(created)) .. ARGV[2])
-redis.call('ZADD', base .. ':purge', str(now + ARGV[3]), ARGV[2])
+redis.call('ZADD', base .. ':todo', str(now + ARGV[3]), ARGV[2])
 publish({s = ARGV[2]})
 return 1

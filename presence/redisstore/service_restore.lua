@@ -15,7 +15,7 @@ if redis.call('EXISTS', s) == 0 then
   redis.call('ZADD', base .. ':all', 0, string.format('%016.0f', created) .. sid)
   if ARGV[4] == '1' then redis.call('SETNX', base .. ':default', sid) end
   local version = redis.call('HGET', s, 'hook_version')
-  if version then redis.call('ZADD', base .. ':purge', str(now), 'hooks ' .. sid .. ' ' .. version) end
+  if version then redis.call('ZADD', base .. ':todo', str(now), 'hooks ' .. sid .. ' ' .. version) end
   publish({s = sid})
 end
 return redis.call('HGETALL', s)

@@ -45,7 +45,7 @@ if hooks then
   -- What the partitions are to know. The caller tells them now; should it die over it,
   -- some node does a little later.
   redis.call('HSET', s, 'hook_version', str(us))
-  redis.call('ZADD', base .. ':purge', str(now + 10000), 'hooks ' .. sid .. ' ' .. str(us))
+  redis.call('ZADD', base .. ':todo', str(now + 10000), 'hooks ' .. sid .. ' ' .. str(us))
 end
 if changed then
   redis.call('HSET', s, 'updated', str(now))

@@ -246,8 +246,8 @@ func (s *Store) BeatServices(ctx context.Context) (run string, seq uint64, err e
 		if err != nil {
 			return run, seq, err
 		}
-		if err := s.client.ZRem(ctx, s.keys.Purge(), todo).Err(); err != nil {
-			return run, seq, unavailable("purge", err)
+		if err := s.client.ZRem(ctx, s.keys.Todo(), todo).Err(); err != nil {
+			return run, seq, unavailable("todo", err)
 		}
 	}
 	return run, seq, nil

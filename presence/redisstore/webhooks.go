@@ -79,7 +79,7 @@ func (s *Store) UpdateAccountWebhooks(ctx context.Context, u presence.WebhooksUp
 // What this misses, a node that finds it in the to-do set does later.
 func (s *Store) tellPartitions(ctx context.Context, owner string, version int64) {
 	if s.tellWebhooks(ctx, owner) == nil {
-		_ = s.client.ZRem(ctx, s.keys.Purge(), fmt.Sprintf("hooks %s %d", owner, version)).Err()
+		_ = s.client.ZRem(ctx, s.keys.Todo(), fmt.Sprintf("hooks %s %d", owner, version)).Err()
 	}
 }
 

@@ -486,20 +486,20 @@ func TestWebhooksToldLater(t *testing.T) {
 		ctx := t.Context()
 		o.update(presence.ServiceUpdate{Webhooks: hooks("http://example.com/", all)})
 		later := o.client.HGet(ctx, "rc:{p000}:hooks", o.service.SID).Val()
-		if n := o.client.ZCard(ctx, "rc:{svc}:purge").Val(); n != 0 {
+		if n := o.client.ZCard(ctx, "rc:{svc}:todo").Val(); n != 0 {
 			t.Errorf("%d changes are to be told again; want none", n)
 		}
 		// as if the node had died before it told anybody
 		o.client.HDel(ctx, "rc:{p000}:hooks", o.service.SID)
 		version := strings.Fields(later)[0]
-		o.client.ZAdd(ctx, "rc:{svc}:purge", redis.Z{Score: 1, Member: "hooks " + o.service.SID + " " + version})
+		o.client.ZAdd(ctx, "rc:{svc}:todo", redis.Z{Score: 1, Member: "hooks " + o.service.SID + " " + version})
 		if _, _, err := o.BeatServices(ctx); err != nil {
 			t.Fatal(err)
 		}
 		if got := o.client.HGet(ctx, "rc:{p000}:hooks", o.service.SID).Val(); !sameWanted(got, later) {
 			t.Errorf("the partition has %q; want %q", got, later)
 		}
-		if n := o.client.ZCard(ctx, "rc:{svc}:purge").Val(); n != 0 {
+		if n := o.client.ZCard(ctx, "rc:{svc}:todo").Val(); n != 0 {
 			t.Errorf("%d changes are still to be told", n)
 		}
 		// Lost with all data, it comes back with the service.
