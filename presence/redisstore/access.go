@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
@@ -72,31 +70,15 @@ func (s *Store) APIKey(ctx context.Context, sid string) (presence.APIKey, error)
 
 // ListAPIKeys returns up to limit API keys in creation order; as ListUsers.
 func (s *Store) ListAPIKeys(ctx context.Context, cursor string, limit int) (presence.Page[presence.APIKey], error) {
-	c, err := parseCursor(cursor)
-	if err != nil {
-		return presence.Page[presence.APIKey]{}, err
-	}
-	members, cursors, err := s.list(ctx, []string{s.keys.APIKeys()}, c, limit)
-	if err != nil || len(members) == 0 {
-		return presence.Page[presence.APIKey]{}, err
-	}
-	cmds := make([]*redis.MapStringStringCmd, len(members))
-	_, err = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for i, m := range members {
-			cmds[i] = pipe.HGetAll(ctx, s.keys.APIKey(m[16:]))
+	return listed(ctx, s, []string{s.keys.APIKeys()}, cursor, limit, func(sids []string) (list []presence.APIKey, err error) {
+		hashes, err := s.hashes(ctx, "list keys", len(sids), func(i int) string { return s.keys.APIKey(sids[i]) })
+		for _, f := range hashes {
+			if f["sid"] != "" {
+				list = append(list, keyOf(f))
+			}
 		}
-		return nil
+		return list, err
 	})
-	if err != nil {
-		return presence.Page[presence.APIKey]{}, unavailable("list keys", err)
-	}
-	page := presence.Page[presence.APIKey]{Next: cursors.Next, Prev: cursors.Prev}
-	for _, cmd := range cmds {
-		if cmd.Val()["sid"] != "" { // not deleted between the rounds
-			page.Items = append(page.Items, keyOf(cmd.Val()))
-		}
-	}
-	return page, nil
 }
 
 // DeleteAPIKey deletes an API key; ErrNoKey.
@@ -136,36 +118,25 @@ func (s *Store) Revoke(ctx context.Context, service, identity string, before tim
 // ListRevocations returns up to limit revocations in force in a service, the oldest
 // first; as ListUsers.
 func (s *Store) ListRevocations(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.Revocation], error) {
-	none := presence.Page[presence.Revocation]{}
-	c, err := parseCursor(cursor)
-	if err != nil {
-		return none, err
-	}
-	members, cursors, err := s.list(ctx, []string{s.keys.Revocations(service)}, c, limit)
-	if err != nil || len(members) == 0 {
-		return none, err
-	}
-	sids := make([]string, len(members))
-	for i, m := range members {
-		sids[i] = m[16:]
-	}
-	values, err := s.client.HMGet(ctx, s.keys.Revoked(service), sids...).Result()
-	if err != nil {
-		return none, unavailable("list revocations", err)
-	}
-	page := presence.Page[presence.Revocation]{Next: cursors.Next, Prev: cursors.Prev}
-	for i, v := range values {
-		text, ok := v.(string)
-		if !ok {
-			continue // ended between the rounds
+	const op = "list revocations"
+	return listed(ctx, s, []string{s.keys.Revocations(service)}, cursor, limit, func(sids []string) (list []presence.Revocation, err error) {
+		values, err := s.client.HMGet(ctx, s.keys.Revoked(service), sids...).Result()
+		if err != nil {
+			return nil, unavailable(op, err)
 		}
-		var r struct{ I, B, C string }
-		if err := json.Unmarshal([]byte(text), &r); err != nil {
-			return none, malformed("list revocations", v)
+		for i, v := range values {
+			text, ok := v.(string)
+			if !ok {
+				continue // ended between the rounds
+			}
+			var r struct{ I, B, C string }
+			if err := json.Unmarshal([]byte(text), &r); err != nil {
+				return nil, malformed(op, v)
+			}
+			list = append(list, presence.Revocation{SID: sids[i], Service: service, Identity: r.I, Before: millis(r.B), Created: millis(r.C)})
 		}
-		page.Items = append(page.Items, presence.Revocation{SID: sids[i], Service: service, Identity: r.I, Before: millis(r.B), Created: millis(r.C)})
-	}
-	return page, nil
+		return list, nil
+	})
 }
 
 // ReadAccess returns what of API keys and revocations is newer than the mark.

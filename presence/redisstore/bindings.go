@@ -413,11 +413,7 @@ func (s *Store) ListBindings(ctx context.Context, service string, f presence.Bin
 			more = false
 			break
 		}
-		sids := make([]string, len(members))
-		for i, m := range members {
-			sids[i] = m[16:]
-		}
-		list, err := s.readBindings(ctx, service, sids)
+		list, err := s.readBindings(ctx, service, sidsOf(members))
 		if err != nil {
 			return presence.Page[presence.Binding]{}, err
 		}

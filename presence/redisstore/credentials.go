@@ -103,23 +103,9 @@ func (s *Store) readCredentials(ctx context.Context, sids []string) (list []pres
 // ListCredentials returns up to limit push credentials in creation order; as
 // ListUsers.
 func (s *Store) ListCredentials(ctx context.Context, cursor string, limit int) (presence.Page[presence.Credential], error) {
-	c, err := parseCursor(cursor)
-	if err != nil {
-		return presence.Page[presence.Credential]{}, err
-	}
-	members, near, err := s.list(ctx, []string{s.keys.Credentials()}, c, limit)
-	if err != nil || len(members) == 0 {
-		return presence.Page[presence.Credential]{}, err
-	}
-	sids := make([]string, len(members))
-	for i, m := range members {
-		sids[i] = m[16:]
-	}
-	list, err := s.readCredentials(ctx, sids)
-	if err != nil {
-		return presence.Page[presence.Credential]{}, err
-	}
-	return presence.Page[presence.Credential]{Items: list, Next: near.Next, Prev: near.Prev}, nil
+	return listed(ctx, s, []string{s.keys.Credentials()}, cursor, limit, func(sids []string) ([]presence.Credential, error) {
+		return s.readCredentials(ctx, sids)
+	})
 }
 
 // DeleteCredential deletes a push credential and its bindings; ErrNoCredential. From

@@ -143,43 +143,30 @@ func (s *Store) Role(ctx context.Context, service, sid string) (presence.Role, e
 
 // ListRoles returns up to limit roles of a service in creation order; as ListUsers.
 func (s *Store) ListRoles(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.Role], error) {
-	none := presence.Page[presence.Role]{}
-	c, err := parseCursor(cursor)
-	if err != nil {
-		return none, err
+	list := func() (presence.Page[presence.Role], error) {
+		return listed(ctx, s, []string{s.keys.Roles(service)}, cursor, limit, func(sids []string) (list []presence.Role, err error) {
+			hashes, err := s.hashes(ctx, "list roles", len(sids), func(i int) string { return s.keys.Role(service, sids[i]) })
+			for _, f := range hashes {
+				if f["sid"] == "" {
+					continue
+				}
+				r, err := roleOf(service, f)
+				if err != nil {
+					return nil, err
+				}
+				list = append(list, r)
+			}
+			return list, err
+		})
 	}
-	members, cursors, err := s.list(ctx, []string{s.keys.Roles(service)}, c, limit)
-	if err == nil && len(members) == 0 && cursor == "" {
-		if err := s.stock(ctx, service); err != nil {
-			return none, err
-		}
-		members, cursors, err = s.list(ctx, []string{s.keys.Roles(service)}, c, limit)
+	page, err := list()
+	if err != nil || len(page.Items) > 0 || cursor != "" {
+		return page, err
 	}
-	if err != nil || len(members) == 0 {
-		return none, err
+	if err := s.stock(ctx, service); err != nil {
+		return presence.Page[presence.Role]{}, err
 	}
-	cmds := make([]*redis.MapStringStringCmd, len(members))
-	_, err = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for i, m := range members {
-			cmds[i] = pipe.HGetAll(ctx, s.keys.Role(service, m[16:]))
-		}
-		return nil
-	})
-	if err != nil {
-		return none, unavailable("list roles", err)
-	}
-	page := presence.Page[presence.Role]{Next: cursors.Next, Prev: cursors.Prev}
-	for _, cmd := range cmds {
-		if cmd.Val()["sid"] == "" {
-			continue // deleted between the rounds
-		}
-		r, err := roleOf(service, cmd.Val())
-		if err != nil {
-			return none, err
-		}
-		page.Items = append(page.Items, r)
-	}
-	return page, nil
+	return list()
 }
 
 // DeleteRole deletes a role; ErrNoRole, and ErrDefaultRole for a default of its

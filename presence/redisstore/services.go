@@ -141,31 +141,15 @@ func (s *Store) RestoreService(ctx context.Context, v presence.Service, run stri
 
 // ListServices returns up to limit services in creation order; as ListUsers.
 func (s *Store) ListServices(ctx context.Context, cursor string, limit int) (presence.Page[presence.Service], error) {
-	c, err := parseCursor(cursor)
-	if err != nil {
-		return presence.Page[presence.Service]{}, err
-	}
-	members, cursors, err := s.list(ctx, []string{s.keys.AllServices()}, c, limit)
-	if err != nil || len(members) == 0 {
-		return presence.Page[presence.Service]{}, err
-	}
-	cmds := make([]*redis.MapStringStringCmd, len(members))
-	_, err = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for i, m := range members {
-			cmds[i] = pipe.HGetAll(ctx, s.keys.Service(m[16:]))
+	return listed(ctx, s, []string{s.keys.AllServices()}, cursor, limit, func(sids []string) (list []presence.Service, err error) {
+		hashes, err := s.hashes(ctx, "list services", len(sids), func(i int) string { return s.keys.Service(sids[i]) })
+		for _, f := range hashes {
+			if f["sid"] != "" {
+				list = append(list, serviceOf(f))
+			}
 		}
-		return nil
+		return list, err
 	})
-	if err != nil {
-		return presence.Page[presence.Service]{}, unavailable("list services", err)
-	}
-	page := presence.Page[presence.Service]{Next: cursors.Next, Prev: cursors.Prev}
-	for _, c := range cmds {
-		if c.Val()["sid"] != "" { // not deleted between the rounds
-			page.Items = append(page.Items, serviceOf(c.Val()))
-		}
-	}
-	return page, nil
 }
 
 // DefaultService is the SID of the default service. Where Redis lost it with its

@@ -270,19 +270,32 @@ func readState(u *presence.User, state string) {
 // ReadUsers returns the users in the order asked, in one pipelined round; a user
 // that does not exist has no SID.
 func (s *Store) ReadUsers(ctx context.Context, users []presence.Key) ([]presence.User, error) {
-	cmds := make([]*redis.MapStringStringCmd, len(users))
+	hashes, err := s.hashes(ctx, "read users", len(users), func(i int) string { return s.keys.User(users[i]) })
+	if err != nil {
+		return nil, err
+	}
+	list := make([]presence.User, len(users))
+	for i, f := range hashes {
+		list[i] = userOf(users[i], f)
+	}
+	return list, nil
+}
+
+// hashes reads n hashes in one pipelined round; one that does not exist is empty.
+func (s *Store) hashes(ctx context.Context, op string, n int, key func(i int) string) ([]fields, error) {
+	cmds := make([]*redis.MapStringStringCmd, n)
 	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for i, k := range users {
-			cmds[i] = pipe.HGetAll(ctx, s.keys.User(k))
+		for i := range cmds {
+			cmds[i] = pipe.HGetAll(ctx, key(i))
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, unavailable("read users", err)
+		return nil, unavailable(op, err)
 	}
-	list := make([]presence.User, len(users))
+	list := make([]fields, n)
 	for i, c := range cmds {
-		list[i] = userOf(users[i], c.Val())
+		list[i] = c.Val()
 	}
 	return list, nil
 }
@@ -291,47 +304,70 @@ func (s *Store) ReadUsers(ctx context.Context, users []presence.Key) ([]presence
 // of an earlier page or "" for the first; an unknown cursor is KindInvalid. It asks
 // every partition in one pipelined round and then reads the page in two more.
 func (s *Store) ListUsers(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.User], error) {
-	c, err := parseCursor(cursor)
-	if err != nil {
-		return presence.Page[presence.User]{}, err
-	}
 	sets := make([]string, s.keys.Partitions)
 	for p := range sets {
 		sets[p] = s.keys.Users(presence.Partition(p), service)
 	}
-	members, page, err := s.list(ctx, sets, c, limit)
-	if err != nil || len(members) == 0 {
-		return presence.Page[presence.User]{}, err
-	}
-	identities := make([]*redis.StringCmd, len(members))
+	return listed(ctx, s, sets, cursor, limit, func(sids []string) ([]presence.User, error) {
+		var wanted []presence.Key
+		err := s.entries(ctx, "list users", sids, func(p presence.Partition) string { return s.keys.SIDs(p, service) }, func(identity string) {
+			wanted = append(wanted, presence.Key{Service: service, Identity: identity})
+		})
+		if err != nil {
+			return nil, err
+		}
+		users, err := s.ReadUsers(ctx, wanted)
+		return slices.DeleteFunc(users, func(u presence.User) bool { return u.SID == "" }), err
+	})
+}
+
+// entries reads the entries that SIDs have in hashes of the partitions that they name,
+// in one pipelined round; those that are gone are left out.
+func (s *Store) entries(ctx context.Context, op string, sids []string, key func(presence.Partition) string, each func(value string)) error {
+	cmds := make([]*redis.StringCmd, len(sids))
 	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error { // each command has its own error
-		for i, m := range members {
-			p, _ := s.keys.OfSID(m[16:])
-			identities[i] = pipe.HGet(ctx, s.keys.SIDs(p, service), m[16:])
+		for i, sid := range sids {
+			p, _ := s.keys.OfSID(sid)
+			cmds[i] = pipe.HGet(ctx, key(p), sid)
 		}
 		return nil
 	})
-	wanted := make([]presence.Key, 0, len(members))
-	for _, c := range identities {
+	for _, c := range cmds {
 		switch err := c.Err(); {
 		case err == nil:
-			wanted = append(wanted, presence.Key{Service: service, Identity: c.Val()})
-		case errors.Is(err, redis.Nil): // deleted between the rounds
-		default:
-			return presence.Page[presence.User]{}, unavailable("list users", err)
+			each(c.Val())
+		case !errors.Is(err, redis.Nil):
+			return unavailable(op, err)
 		}
 	}
-	users, err := s.ReadUsers(ctx, wanted)
+	return nil
+}
+
+// listed is a page of what sorted sets hold, from a cursor; read reads it by SID and
+// leaves out what was deleted between the rounds.
+func listed[T any](ctx context.Context, s *Store, sets []string, cursor string, limit int, read func(sids []string) ([]T, error)) (presence.Page[T], error) {
+	c, err := parseCursor(cursor)
 	if err != nil {
-		return presence.Page[presence.User]{}, err
+		return presence.Page[T]{}, err
 	}
-	page2 := presence.Page[presence.User]{Next: page.Next, Prev: page.Prev}
-	for _, u := range users {
-		if u.SID != "" { // not deleted between the rounds
-			page2.Items = append(page2.Items, u)
-		}
+	members, near, err := s.list(ctx, sets, c, limit)
+	if err != nil || len(members) == 0 {
+		return presence.Page[T]{}, err
 	}
-	return page2, nil
+	items, err := read(sidsOf(members))
+	if err != nil {
+		return presence.Page[T]{}, err
+	}
+	return presence.Page[T]{Items: items, Next: near.Next, Prev: near.Prev}, nil
+}
+
+// sidsOf are the SIDs of members of a list.
+func sidsOf(members []string) []string {
+	sids := make([]string, len(members))
+	for i, m := range members {
+		sids[i] = m[16:]
+	}
+	return sids
 }
 
 // A cursor names the member that a page begins after, or ends before. Members are

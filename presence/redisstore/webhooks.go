@@ -269,37 +269,15 @@ func (s *Store) settleArgs(list []presence.Settled, keep time.Duration) []any {
 // ListDeadLetters returns up to limit dead letters of a service in the order of
 // their death; as ListUsers.
 func (s *Store) ListDeadLetters(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.DeadLetter], error) {
-	c, err := parseCursor(cursor)
-	if err != nil {
-		return presence.Page[presence.DeadLetter]{}, err
-	}
 	sets := make([]string, s.keys.Partitions)
 	for p := range sets {
 		sets[p] = s.keys.DeadLetters(presence.Partition(p), service)
 	}
-	members, cursors, err := s.list(ctx, sets, c, limit)
-	if err != nil || len(members) == 0 {
-		return presence.Page[presence.DeadLetter]{}, err
-	}
-	cmds := make([]*redis.StringCmd, len(members))
-	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error { // each command has its own error
-		for i, m := range members {
-			p, _ := s.keys.OfSID(m[16:])
-			cmds[i] = pipe.HGet(ctx, s.keys.Letters(p, service), m[16:])
-		}
-		return nil
+	return listed(ctx, s, sets, cursor, limit, func(sids []string) (list []presence.DeadLetter, err error) {
+		key := func(p presence.Partition) string { return s.keys.Letters(p, service) }
+		err = s.entries(ctx, "list dead letters", sids, key, func(letter string) { list = append(list, deadLetter(service, letter)) })
+		return list, err
 	})
-	page := presence.Page[presence.DeadLetter]{Next: cursors.Next, Prev: cursors.Prev}
-	for _, c := range cmds {
-		switch err := c.Err(); {
-		case err == nil:
-			page.Items = append(page.Items, deadLetter(service, c.Val()))
-		case errors.Is(err, redis.Nil): // replayed between the rounds
-		default:
-			return presence.Page[presence.DeadLetter]{}, unavailable("list dead letters", err)
-		}
-	}
-	return page, nil
 }
 
 func deadLetter(service, letter string) presence.DeadLetter {
