@@ -73,7 +73,7 @@ func appendPresence(b []byte, v presence.Snapshot, deleted *bool) []byte {
 	if v.SID == "" {
 		b = append(b, "null"...)
 	} else {
-		b = appendText(b, v.SID)
+		b = append(append(append(b, '"'), v.SID...), '"')
 	}
 	b = append(append(b, `,"is_online":`...), v.Online.String()...)
 	b = append(append(b, `,"is_notifiable":`...), v.Notifiable.String()...)

@@ -26,31 +26,41 @@ type Keys struct {
 }
 
 // Of is the partition of a user: FNV-1a of service and identity, folded.
-func (k Keys) Of(u presence.Key) presence.Partition {
-	h := uint64(14695981039346656037)
-	for i := range len(u.Service) {
-		h = (h ^ uint64(u.Service[i])) * 1099511628211
+func (k Keys) Of(u presence.Key) presence.Partition { return k.In(u.Service)(u.Identity) }
+
+// In tells the partitions of a service's users.
+func (k Keys) In(service string) func(identity string) presence.Partition {
+	add := func(h uint64, s string) uint64 {
+		for i := range len(s) {
+			h = (h ^ uint64(s[i])) * 1099511628211
+		}
+		return h
 	}
-	for i := range len(u.Identity) {
-		h = (h ^ uint64(u.Identity[i])) * 1099511628211
+	begun := add(14695981039346656037, service)
+	return func(identity string) presence.Partition {
+		h := add(begun, identity)
+		return presence.Partition((h ^ h>>32) % uint64(k.Partitions)) //nolint:gosec // below MaxPartitions
 	}
-	return presence.Partition((h ^ h>>32) % uint64(k.Partitions)) //nolint:gosec // below MaxPartitions
 }
 
 // Base is what every key of a partition begins with, and the channel of its
 // events. The pseudo-partition presence.Services has one too.
-func (k Keys) Base(p presence.Partition) string {
-	if p == presence.Services {
-		return k.Prefix + "{svc}"
-	}
-	zeros, n := number(p)
-	return k.Prefix + "{p" + zeros + n + "}"
-}
+func (k Keys) Base(p presence.Partition) string { return k.in(p) }
 
-// number is a partition's in at least three digits, in two parts.
-func number(p presence.Partition) (zeros, n string) {
-	n = strconv.Itoa(int(p))
-	return "000"[min(len(n), 3):], n
+// in is a key below a partition's base, of parts; hundreds are spelt at once.
+func (k Keys) in(p presence.Partition, parts ...string) string {
+	b := append(make([]byte, 0, 96), k.Prefix...)
+	if p == presence.Services {
+		b = append(b, "{svc}"...)
+	} else {
+		n := strconv.AppendInt(make([]byte, 0, 8), int64(p), 10)
+		b = append(append(b, "{p"...), "000"[min(len(n), 3):]...)
+		b = append(append(b, n...), '}')
+	}
+	for _, part := range parts {
+		b = append(b, part...)
+	}
+	return string(b)
 }
 
 // Channel is the pub/sub channel of a partition's events.
@@ -85,8 +95,7 @@ func (k Keys) Online(p presence.Partition, service string) string {
 // State is the key of what readers of many users are told of a service's users of one
 // partition.
 func (k Keys) State(p presence.Partition, service string) string {
-	zeros, n := number(p) // in one piece: hundreds are spelt at once
-	return k.Prefix + "{p" + zeros + n + "}:" + service + ":state"
+	return k.in(p, ":", service, ":state")
 }
 
 // Seq is the key of a partition's counters.

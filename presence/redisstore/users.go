@@ -208,8 +208,9 @@ func (s *Store) askPresence(ctx context.Context, pipe redis.Pipeliner, service s
 		i int // which of its answers
 	}
 	places, asked, parts := make([]place, len(identities)), make([]int, s.keys.Partitions), 0
+	of := s.keys.In(service)
 	for i, identity := range identities {
-		p := s.keys.Of(presence.Key{Service: service, Identity: identity})
+		p := of(identity)
 		if asked[p] == 0 {
 			parts++
 		}
@@ -246,19 +247,20 @@ func (s *Store) askPresence(ctx context.Context, pipe redis.Pipeliner, service s
 
 // readState reads what lib.lua's record wrote.
 func readState(u *presence.User, state string) {
-	next := func() string {
-		i := strings.IndexByte(state, ' ')
-		if i < 0 {
-			i = len(state)
-		}
-		field := state[:i]
-		state = state[min(i+1, len(state)):]
+	next := func() (field string) {
+		field, state, _ = strings.Cut(state, " ")
 		return field
 	}
-	number := func() (n int64) {
-		for _, c := range []byte(next()) { // digits, or nothing
+	number := func() (n int64) { // digits, or nothing
+		for i := range len(state) {
+			c := state[i]
+			if c == ' ' {
+				state = state[i+1:]
+				return n
+			}
 			n = n*10 + int64(c-'0')
 		}
+		state = ""
 		return n
 	}
 	u.SID = next()
