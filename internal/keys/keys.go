@@ -149,21 +149,27 @@ func (k Keys) Credentials() string { return k.Base(presence.Services) + ":creden
 // Account is the key of the hash of the account's configuration.
 func (k Keys) Account() string { return k.Base(presence.Services) + ":account" }
 
-// Roles is the key of a service's roles in creation order, Role that of one's hash.
-func (k Keys) Roles(service string) string     { return k.Service(service) + ":roles" }
+// Roles is the key of a service's roles in creation order.
+func (k Keys) Roles(service string) string { return k.Service(service) + ":roles" }
+
+// Role is the key of a role's hash.
 func (k Keys) Role(service, sid string) string { return k.Service(service) + ":role:" + sid }
 
 // Notifications is the key of the hash of a service's push settings.
 func (k Keys) Notifications(service string) string { return k.Service(service) + ":notifications" }
 
-// APIKeys is the key of the API keys in creation order, APIKey that of one's hash.
-func (k Keys) APIKeys() string          { return k.Base(presence.Services) + ":keys" }
+// APIKeys is the key of the API keys in creation order.
+func (k Keys) APIKeys() string { return k.Base(presence.Services) + ":keys" }
+
+// APIKey is the key of an API key's hash.
 func (k Keys) APIKey(sid string) string { return k.Base(presence.Services) + ":key:" + sid }
 
-// Revocations is the key of a service's revocations by age, Revoked that of the hash
-// from their SIDs to what they say.
+// Revocations is the key of a service's revocations by age.
 func (k Keys) Revocations(service string) string { return k.Service(service) + ":revocations" }
-func (k Keys) Revoked(service string) string     { return k.Service(service) + ":revoked" }
+
+// Revoked is the key of the hash from the SIDs of a service's revocations to what they
+// say.
+func (k Keys) Revoked(service string) string { return k.Service(service) + ":revoked" }
 
 // DeadLetters is the key of a service's dead letters of one partition, in the order
 // of their death; Letters that of the hash from EV SID to dead letter.

@@ -49,27 +49,27 @@ local function onkey(svc, id) return base .. ':' .. svc .. ':on:' .. id end
 local function bkey(svc, id) return base .. ':' .. svc .. ':b:' .. id end
 
 -- What one script need not read twice.
-local run, laststamp, wishes = nil, nil, {}
+local seen, wishes = nil, {}
 
-local function publish(msg)
+-- Counts a change: returns the run, the number of events with it (one more if it is
+-- to be published) and its stamp. A stamp is never below what the clock was before,
+-- so that a reader who has all stamps below a time that the clock has reached has
+-- missed none.
+local function count(event)
   local seq = base .. ':seq'
-  run = run or redis.call('HGET', seq, 'run')
-  if not run then
-    run = str(us)
-    redis.call('HSET', seq, 'run', run)
-  end
-  msg.r = run
-  msg.q = str(redis.call('HINCRBY', seq, 'n', 1))
-  redis.call('PUBLISH', base, cjson.encode(msg))
+  seen = seen or redis.call('HMGET', seq, 'run', 'n', 'stamp')
+  local run, n, stamp = seen[1] or str(us), (tonumber(seen[2]) or 0) + event, math.max((tonumber(seen[3]) or 0) + 1, us)
+  seen = {run, n, stamp}
+  redis.call('HSET', seq, 'run', run, 'n', str(n), 'stamp', str(stamp))
+  return run, str(n), str(stamp)
 end
 
--- The stamp of a change: never below what the clock was before, so that a reader who
--- has all stamps below a time that the clock has reached has missed none.
-local function newstamp()
-  local seq = base .. ':seq'
-  laststamp = math.max((laststamp or tonumber(redis.call('HGET', seq, 'stamp')) or 0) + 1, us)
-  redis.call('HSET', seq, 'stamp', str(laststamp))
-  return str(laststamp)
+-- Publishes an event, and returns the stamp of the change.
+local function publish(msg)
+  local run, n, stamp = count(1)
+  msg.r, msg.q = run, n
+  redis.call('PUBLISH', base, cjson.encode(msg))
+  return stamp
 end
 
 -- What readers of many users are told of one: in :state in this order.
@@ -77,22 +77,25 @@ local STATE = {'sid', 'online', 'notifiable', 'epoch', 'nepoch', 'rev', 'last_on
 
 -- Notes in :state and in the change log what the user's hash says now. Whatever
 -- changes one of those fields ends with this.
-local function record(svc, id)
-  local s, f = base .. ':' .. svc, redis.call('HMGET', ukey(svc, id), unpack(STATE))
-  for i = 1, #STATE do f[i] = f[i] or '' end
-  redis.call('HSET', s .. ':state', id, table.concat(f, ' '))
-  redis.call('ZADD', s .. (f[2] == '1' and ':online' or ':offline'), newstamp(), id)
-  redis.call('ZREM', s .. (f[2] == '1' and ':offline' or ':online'), id)
+-- f, stamp: the values of STATE and the stamp of the change, if known
+local function record(svc, id, f, stamp)
+  local s, state = base .. ':' .. svc, {}
+  f = f or redis.call('HMGET', ukey(svc, id), unpack(STATE))
+  for i = 1, #STATE do state[i] = f[i] or '' end
+  redis.call('HSET', s .. ':state', id, table.concat(state, ' '))
+  if not stamp then stamp = select(3, count(0)) end
+  local list, other = s .. (f[2] == '1' and ':online' or ':offline'), s .. (f[2] == '1' and ':offline' or ':online')
+  if redis.call('ZADD', list, stamp, id) == 1 then redis.call('ZREM', other, id) end
 end
 
--- Notes that the user was deleted. This is forgotten after KEEP seconds.
+-- Notes that the user was deleted, under the stamp of that. This is forgotten after KEEP seconds.
 local KEEP = 8 * 86400
-local function forget(svc, id)
+local function forget(svc, id, stamp)
   local s = base .. ':' .. svc
   redis.call('HDEL', s .. ':state', id)
   redis.call('ZREM', s .. ':online', id)
   redis.call('ZREM', s .. ':offline', id)
-  redis.call('ZADD', s .. ':gone', newstamp(), id)
+  redis.call('ZADD', s .. ':gone', stamp, id)
   redis.call('ZREMRANGEBYSCORE', s .. ':gone', '-inf', str(us - KEEP * 1000000))
   redis.call('EXPIRE', s .. ':gone', KEEP)
 end
@@ -242,15 +245,15 @@ end
 -- creation nor profile. added: the user was just created.
 local function emit(svc, id, mask, floor, cause, origin, added)
   local u = ukey(svc, id)
-  local f = redis.call('HMGET', u, 'sid', 'rev', 'epoch', 'nepoch', 'online', 'notifiable', 'last_online', 'friendly_name', 'attributes')
-  local rev = str(math.max((tonumber(f[2]) or 0) + 1, now, floor + 1))
+  local f = redis.call('HMGET', u, 'sid', 'online', 'notifiable', 'epoch', 'nepoch', 'rev', 'last_online', 'friendly_name', 'attributes')
+  local rev = str(math.max((tonumber(f[6]) or 0) + 1, now, floor + 1))
+  f[6] = rev
   redis.call('HSET', u, 'rev', rev)
-  local msg = {s = svc, i = id, u = f[1], v = rev, e = f[3] or nil, ne = f[4] or nil, o = f[5] or nil,
-    n = f[6] or nil, l = f[7] or nil, m = mask}
+  local msg = {s = svc, i = id, u = f[1], v = rev, o = f[2] or nil, n = f[3] or nil, e = f[4] or nil, ne = f[5] or nil,
+    l = f[7] or nil, m = mask}
   if mask % 8 >= 4 then msg.f = f[8] or nil end
   if mask % 16 >= 8 then msg.a = f[9] or nil end
-  record(svc, id)
-  publish(msg)
+  record(svc, id, f, publish(msg))
   local what = mask % 4 > 0 and 'r' or ''
   if origin ~= '' and (added or mask >= 4) then what = what .. (added and 'a' or 'p') end
   if what ~= '' then owe(svc, id, what, cause, origin or 'SDK') end

@@ -119,10 +119,10 @@ func (s *Store) Role(ctx context.Context, service, sid string) (presence.Role, e
 	}
 	for stocked := false; ; stocked = true {
 		var role *redis.MapStringStringCmd
-		var any *redis.IntCmd
+		var stock *redis.IntCmd
 		_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 			role = pipe.HGetAll(ctx, s.keys.Role(service, sid))
-			any = pipe.Exists(ctx, s.keys.Roles(service))
+			stock = pipe.Exists(ctx, s.keys.Roles(service))
 			return nil
 		})
 		switch {
@@ -130,7 +130,7 @@ func (s *Store) Role(ctx context.Context, service, sid string) (presence.Role, e
 			return presence.Role{}, unavailable("role", err)
 		case role.Val()["sid"] != "":
 			return roleOf(service, role.Val())
-		case stocked || any.Val() == 1:
+		case stocked || stock.Val() == 1:
 			return presence.Role{}, presence.ErrNoRole
 		}
 		if err := s.stock(ctx, service); errors.Is(err, presence.ErrNoService) {

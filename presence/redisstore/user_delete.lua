@@ -14,7 +14,6 @@ redis.call('ZREM', base .. ':' .. svc .. ':users', string.format('%016.0f', tonu
 redis.call('HDEL', base .. ':' .. svc .. ':sids', f[1])
 local rev = math.max((tonumber(f[3]) or 0) + 1, now, floor + 1)
 if rev > (tonumber(redis.call('HGET', base .. ':seq', 'rev')) or 0) then redis.call('HSET', base .. ':seq', 'rev', str(rev)) end
-forget(svc, id)
-publish({s = svc, i = id, v = str(rev), d = 1, m = 0})
+forget(svc, id, publish({s = svc, i = id, v = str(rev), d = 1, m = 0}))
 if live then wake('e') end
 return 1
