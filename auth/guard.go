@@ -32,7 +32,7 @@ type GuardOptions struct {
 
 // The reasons for which a Guard refuses, and the labels of its metric.
 const (
-	refusedCredentials    = "credentials"
+	refusedCredentials    = "credentials" //nolint:gosec // the name of a reason
 	refusedLockedOut      = "locked_out"
 	refusedAddressRate    = "address_rate"
 	refusedCredentialRate = "credential_rate"

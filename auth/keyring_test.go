@@ -233,6 +233,7 @@ var errAway = &presence.Error{Op: "read access", Kind: presence.KindUnavailable}
 func (away) ReadAccess(context.Context, presence.AccessMark) (presence.AccessChange, error) {
 	return presence.AccessChange{}, errAway
 }
+
 func (away) RestoreAccess(context.Context, []presence.APIKey, []presence.Revocation) error {
 	return errAway
 }
@@ -267,6 +268,7 @@ func (g granted) ReadAccess(_ context.Context, m presence.AccessMark) (presence.
 	}
 	return presence.AccessChange{Mark: is, NewKeys: true, Keys: []presence.APIKey{{SID: g.sid, Secret: "s", Account: account}}}, nil
 }
+
 func (granted) RestoreAccess(context.Context, []presence.APIKey, []presence.Revocation) error {
 	return nil
 }

@@ -69,7 +69,7 @@ func ParsePlace(text string) (p Place, err error) {
 		if err != nil {
 			return Place{}, ErrPlace
 		}
-		n[i] = int64(v) //nolint:gosec // below 2^53
+		n[i] = int64(v) // below 2^53
 	}
 	if n[3] > int64(1<<16) {
 		return Place{}, ErrPlace

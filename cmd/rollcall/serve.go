@@ -167,6 +167,7 @@ type deliver struct{ *node }
 func (d deliver) Event(p presence.Partition, run string, seq uint64, e presence.Event) {
 	d.hub.Event(p, run, seq, e)
 }
+
 func (d deliver) ServiceEvent(_ string, _ uint64, sid string) {
 	if sid == presence.Access {
 		d.keyring.Changed()
@@ -174,6 +175,7 @@ func (d deliver) ServiceEvent(_ string, _ uint64, sid string) {
 	}
 	d.dir.Changed(sid)
 }
+
 func (d deliver) Resync(p presence.Partition) {
 	if p == presence.Services {
 		d.dir.Resync()

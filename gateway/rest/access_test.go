@@ -227,8 +227,15 @@ func TestAuditResources(t *testing.T) {
 	f.do(t, "DELETE", "/v1/Keys/"+sid, "")
 	v := f.do(t, "POST", base+"/Revocations", "Identity=private").body["sid"].(string)
 	want := [][2]string{
-		{"role created", r}, {"role updated", r}, {"role deleted", r}, {"notifications configuration updated", f.service},
-		{"account configuration updated", "DefaultClosedTimer"}, {"API key created", sid}, {"API key updated", sid}, {"API key revoked", sid}, {"tokens revoked", v},
+		{"role created", r},
+		{"role updated", r},
+		{"role deleted", r},
+		{"notifications configuration updated", f.service},
+		{"account configuration updated", "DefaultClosedTimer"},
+		{"API key created", sid},
+		{"API key updated", sid},
+		{"API key revoked", sid},
+		{"tokens revoked", v},
 	}
 	lines := f.logs.FilterMessage("resource changed").All()
 	if len(lines) != len(want) {

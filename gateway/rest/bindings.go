@@ -175,7 +175,7 @@ func (c *call) registration() (r presence.Registration, err error) {
 	}
 	if v[3] != nil {
 		seconds, err := strconv.ParseUint(*v[3], 10, 32)
-		r.Life = time.Duration(seconds) * time.Second //nolint:gosec // 32 bits
+		r.Life = time.Duration(seconds) * time.Second
 		if err != nil || r.Life == 0 {
 			return r, errBindingLife
 		}

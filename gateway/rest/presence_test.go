@@ -220,7 +220,11 @@ func TestSessions(t *testing.T) {
 			want int
 			left int
 		}{
-			{path + "/" + string(id(1)), 204, 2}, {path + "/" + string(id(1)), 404, 2}, {path + "/nonsense", 404, 2}, {path, 204, 0}, {path, 204, 0},
+			{path + "/" + string(id(1)), 204, 2},
+			{path + "/" + string(id(1)), 404, 2},
+			{path + "/nonsense", 404, 2},
+			{path, 204, 0},
+			{path, 204, 0},
 			{"/v1/Services/" + f.service + "/Users/nobody/Sessions", 404, 0},
 		} {
 			if a := f.do(t, "DELETE", c.path, ""); a.status != c.want || len(list()) != c.left {

@@ -483,7 +483,7 @@ func concurrentMoves(t *testing.T, h *Harness) {
 		}
 		for _, id := range all {
 			want := presence.TriOf(len(list) == 1 && list[0].Identity == id)
-			if got := w.view(id).Notifiable; got != want && !(got == presence.Null && want == presence.False) {
+			if got := w.view(id).Notifiable; got != want && (got != presence.Null || want != presence.False) {
 				t.Errorf("is_notifiable of %s = %v; want %v", id, got, want)
 			}
 			if last, ok := states[id]; ok && last != w.view(id).Notifiable {

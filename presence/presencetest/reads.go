@@ -139,7 +139,7 @@ func onlineUsers(t *testing.T, h *Harness) {
 		}
 	}
 	seen := read(10, func(page int) {
-		changed := text(fmt.Sprint(page))
+		changed := new(fmt.Sprint(page))
 		must(w.Store.UpdateUser(w.ctx, w.key(name(n-1)), presence.UserUpdate{FriendlyName: changed}))(t)
 		if page < 5 {
 			w.end("n1", name(page), page, 0)
@@ -158,8 +158,6 @@ func onlineUsers(t *testing.T, h *Harness) {
 		t.Errorf("a cursor of changes: %v; want KindInvalid", err)
 	}
 }
-
-func text(s string) *string { return &s }
 
 // Places that cannot be gone on from are refused, and told from those that can.
 func places(t *testing.T, h *Harness) {
@@ -320,7 +318,7 @@ func changes(t *testing.T, h *Harness) {
 				try(err, presence.ErrUserExists)
 			},
 			"update": func(rt *rapid.T) {
-				_, err := w.Store.UpdateUser(w.ctx, w.key(identity.Draw(rt, "identity")), presence.UserUpdate{Attributes: text(fmt.Sprint(rapid.IntRange(0, 9).Draw(rt, "n")))})
+				_, err := w.Store.UpdateUser(w.ctx, w.key(identity.Draw(rt, "identity")), presence.UserUpdate{Attributes: new(fmt.Sprint(rapid.IntRange(0, 9).Draw(rt, "n")))})
 				try(err, presence.ErrNoUser)
 			},
 			"delete": func(rt *rapid.T) {

@@ -121,18 +121,18 @@ func (s *Store) tellWebhooks(ctx context.Context, owner string) error {
 
 // wanted is what is to be queued, as lib.lua has it.
 func wanted(w presence.Webhooks) string {
-	kinds := ""
+	var kinds strings.Builder
 	if w.PostURL != "" {
 		for kind, event := range owedEvents {
 			if w.Fires(event) {
-				kinds += kind
+				kinds.WriteString(kind)
 			}
 		}
 	}
-	if kinds == "" {
+	if kinds.Len() == 0 {
 		return "-"
 	}
-	return kinds
+	return kinds.String()
 }
 
 // owedEvents are the events that are queued, by their letter in lib.lua.

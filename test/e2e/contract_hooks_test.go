@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -266,9 +267,7 @@ func newTarget(t *testing.T) *target {
 		if want := hex.EncodeToString(mac.Sum(nil)); ours != want {
 			t.Errorf("X-Rollcall-Signature v1=%s; want %s", ours, want)
 		}
-		for name, values := range r.URL.Query() {
-			form[name] = values
-		}
+		maps.Copy(form, r.URL.Query())
 		w.WriteHeader(int(b.status.Load()))
 		b.got <- form
 	}))

@@ -38,10 +38,7 @@ var serviceOperations = []operation{
 		{what: "a long name", params: "FriendlyName=" + strings.Repeat("%C3%A9", 257), status: 400, code: 50003},
 	}},
 	{id: "ListService", run: func(t *testing.T, c *contract) {
-		want := []string{c.main.service}
-		for _, s := range c.main.list(t, "/v1/Services", "services", "sid")[1:] {
-			want = append(want, s)
-		}
+		want := append([]string{c.main.service}, c.main.list(t, "/v1/Services", "services", "sid")[1:]...)
 		for range 3 {
 			s, err := c.api.CreateService(&conversations.CreateServiceParams{FriendlyName: new("one of many")})
 			if err != nil {
