@@ -211,11 +211,25 @@ func (s *Store) UpdateAccount(ctx context.Context, u presence.AccountUpdate) err
 			args = append(args, f.name, *f.value)
 		}
 	}
-	reply, err := s.run(ctx, "update account", accountWriteScript, presence.Services, args...)
-	if err == nil && reply == int64(0) {
-		return presence.ErrNoService
-	}
+	_, err := s.writeAccount(ctx, args)
 	return err
+}
+
+// writeAccount runs account_write.lua.
+func (s *Store) writeAccount(ctx context.Context, args []any) (fields, error) {
+	const op = "update account"
+	reply, err := s.run(ctx, op, accountWriteScript, presence.Services, args...)
+	if err != nil {
+		return nil, err
+	}
+	if reply == "missing" {
+		return nil, presence.ErrNoService
+	}
+	f, ok := hash(reply)
+	if !ok {
+		return nil, malformed(op, reply)
+	}
+	return f, nil
 }
 
 // Notifications returns the push settings of a service that were ever set, by name.

@@ -41,12 +41,7 @@ for i = 4, #ARGV, 2 do
     end
   end
 end
-if hooks then
-  -- What the partitions are to know. The caller tells them now; should it die over it,
-  -- some node does a little later.
-  redis.call('HSET', s, 'hook_version', str(us))
-  redis.call('ZADD', base .. ':todo', str(now + 10000), 'hooks ' .. sid .. ' ' .. str(us))
-end
+if hooks then hooked(s, sid) end
 if changed then
   redis.call('HSET', s, 'updated', str(now))
   publish({s = sid})

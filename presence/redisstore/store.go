@@ -40,8 +40,7 @@ func script(names ...string) *redis.Script {
 var (
 	accessReadScript         = script("access", "access_read")
 	accessRestoreScript      = script("access", "access_restore")
-	accountHooksScript       = script("account_hooks")
-	accountWriteScript       = script("account_write")
+	accountWriteScript       = script("hooks", "account_write")
 	addressScript            = script("address")
 	beatScript               = script("beat")
 	bindScript               = script("bind")
@@ -66,7 +65,7 @@ var (
 	serviceBeatScript        = script("service_beat")
 	serviceDeleteScript      = script("service_delete")
 	serviceRestoreScript     = script("service_restore")
-	serviceWriteScript       = script("service_write")
+	serviceWriteScript       = script("hooks", "service_write")
 	unbindScript             = script("unbind")
 	userDeleteScript         = script("user_delete")
 	userWriteScript          = script("user_write")

@@ -20,9 +20,6 @@ const (
 	hookLease = 30 * time.Second
 	// claimServices and claimUsers bound what one claim takes of a partition.
 	claimServices, claimUsers = 16, 8
-	// tellAgain is when a change of webhooks is told to the partitions once more, if
-	// the node that made it has not come to an end with that.
-	tellAgain = 10 * time.Second
 	// replayChunk bounds the dead letters that one script replays.
 	replayChunk = 50
 )
@@ -62,14 +59,9 @@ func (s *Store) accountWebhooks(ctx context.Context) (presence.Webhooks, int64, 
 // UpdateAccountWebhooks changes the account's webhooks, as UpdateService does a
 // service's.
 func (s *Store) UpdateAccountWebhooks(ctx context.Context, u presence.WebhooksUpdate) (presence.Webhooks, error) {
-	args := append([]any{ms(tellAgain)}, webhookFields(u)...)
-	reply, err := s.run(ctx, "update account webhooks", accountHooksScript, presence.Services, args...)
+	f, err := s.writeAccount(ctx, append([]any{""}, webhookFields(u)...))
 	if err != nil {
 		return presence.Webhooks{}, err
-	}
-	f, ok := hash(reply)
-	if !ok {
-		return presence.Webhooks{}, malformed("update account webhooks", reply)
 	}
 	s.tellPartitions(ctx, "*", f.int("hook_version"))
 	return webhooksOf(f), nil
