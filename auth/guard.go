@@ -32,10 +32,10 @@ type GuardOptions struct {
 
 // The reasons for which a Guard refuses, and the labels of its metric.
 const (
-	refusedCredentials    = "credentials" //nolint:gosec // the name of a reason
+	refusedCredentials    = "credentials"
 	refusedLockedOut      = "locked_out"
 	refusedAddressRate    = "address_rate"
-	refusedCredentialRate = "credential_rate"
+	refusedCredentialRate = "credential_rate" //nolint:gosec // the name of a reason
 )
 
 // Guard lets callers of the REST API in: with good credentials, at a bounded rate,

@@ -67,7 +67,7 @@ func (w *world) start(opt webhook.Options, edit ...func(*webhook.Deliverer)) {
 	w.t.Helper()
 	opt.AuthToken, w.reg = token, prometheus.NewRegistry()
 	opt.Metrics = w.reg
-	var services webhook.Services = cmp.Or[webhook.Services](w.services, fresh{w.store})
+	services := cmp.Or[webhook.Services](w.services, fresh{w.store})
 	w.d = webhook.New(w.store, services, opt)
 	for _, e := range edit {
 		e(w.d)
