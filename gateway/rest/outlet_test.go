@@ -35,7 +35,7 @@ func TestOutletHoldsLittle(t *testing.T) {
 		all[i] = event{identity: "ann", frame: frame}
 	}
 	var w writes
-	sent := prometheus.NewCounter(prometheus.CounterOpts{Name: "sent_total"})
+	sent := prometheus.NewCounter(prometheus.CounterOpts{Name: "sent_total", Help: "Sent."})
 	o := outlet{w: &w, rc: http.NewResponseController(&w), sent: sent}
 	if told, err := o.tell(all, presence.Place{Run: "r"}); !told || err != nil {
 		t.Fatalf("tell = %v, %v", told, err)
