@@ -1,8 +1,10 @@
 package auth
 
 import (
+	"hash/maphash"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,12 +19,14 @@ type GuardOptions struct {
 	// Credential is the rate of each account or API key, Address that of each client
 	// address. Default 2,000 a second and 4,000 at once.
 	Credential, Address rate.Limit
-	// Failures is how many wrong passwords from one address within Lockout lock that
-	// address out for Lockout. Default 10 in a minute.
+	// Failures is how many wrong guesses from one address within Lockout lock that
+	// address out for Lockout. Default 10 in a minute. To say the same again is no other
+	// guess: a caller that goes on with a key that was withdrawn does not lock out others
+	// behind the same proxy.
 	Failures int
 	Lockout  time.Duration
 	// Addresses bounds the addresses that are told apart; further ones share one rate, and
-	// are not locked out, until others were quiet for a while. Default 65,536, of about 150 bytes each.
+	// are not locked out, until others were quiet for a while. Default 65,536, of about 200 bytes each.
 	Addresses int
 	// LockedOut is called when an address is locked out. May be nil.
 	LockedOut func(netip.Addr)
@@ -45,6 +49,7 @@ type Guard struct {
 	basic   Basic
 	opt     GuardOptions
 	start   time.Time
+	seed    maphash.Seed // of the guesses remembered
 	refused *prometheus.CounterVec
 	locks   prometheus.Counter
 
@@ -59,6 +64,7 @@ type Guard struct {
 type visitor struct {
 	bucket   rate.Bucket
 	failures int
+	guesses  [4]uint64     // hashes of the last few of them
 	since    time.Duration // the first of the failures
 	locked   time.Duration // until then
 }
@@ -83,7 +89,7 @@ func NewGuard(basic Basic, opt GuardOptions) *Guard {
 		opt.LockedOut = func(netip.Addr) {}
 	}
 	g := &Guard{
-		basic: basic, opt: opt, start: time.Now(), visitors: map[netip.Addr]*visitor{}, credentials: map[string]*rate.Bucket{},
+		basic: basic, opt: opt, start: time.Now(), seed: maphash.MakeSeed(), visitors: map[netip.Addr]*visitor{}, credentials: map[string]*rate.Bucket{},
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "rollcall_auth_refused_total", Help: "REST and console requests not let in, by reason."}, []string{"reason"}),
 		locks:   prometheus.NewCounter(prometheus.CounterOpts{Name: "rollcall_auth_lockouts_total", Help: "Addresses locked out for wrong passwords."}),
 	}
@@ -110,7 +116,7 @@ func (g *Guard) Admit(from netip.Addr, user, password string) (account string, e
 	if !ok {
 		g.refused.WithLabelValues(refusedCredentials).Inc()
 		if user != "" || password != "" { // who says nothing does not guess
-			g.fail(from)
+			g.fail(from, maphash.Comparable(g.seed, [2]string{user, password}))
 		}
 		return "", errCredentials
 	}
@@ -157,14 +163,19 @@ func (g *Guard) arrive(from netip.Addr) error {
 	return nil
 }
 
-// fail counts a wrong password.
-func (g *Guard) fail(from netip.Addr) {
+// fail counts a wrong guess, unless it is one of the last few again.
+func (g *Guard) fail(from netip.Addr, guess uint64) {
 	g.mu.Lock()
 	now := time.Since(g.start)
 	v := g.visitorLocked(from, now)
 	if v.failures == 0 || now-v.since > g.opt.Lockout {
-		v.failures, v.since = 0, now
+		v.failures, v.since, v.guesses = 0, now, [4]uint64{}
 	}
+	if slices.Contains(v.guesses[:], guess) {
+		g.mu.Unlock()
+		return
+	}
+	v.guesses[v.failures%len(v.guesses)] = guess
 	v.failures++
 	// Who fills the table could else lock out everybody who comes after; the guesses that
 	// the others' one rate lets through are few beside those of a tableful of addresses.

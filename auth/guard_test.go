@@ -61,9 +61,11 @@ func TestGuardLocksOut(t *testing.T) {
 			_, err := g.Admit(from, account, password)
 			return err
 		}
+		guesses := 0
 		wrong := func() {
 			t.Helper()
-			if err := admit(home, "guess"); presence.KindOf(err) != presence.KindUnauthenticated {
+			guesses++
+			if err := admit(home, "guess"+strconv.Itoa(guesses)); presence.KindOf(err) != presence.KindUnauthenticated {
 				t.Errorf("a wrong password = %v; want unauthenticated", err)
 			}
 		}
@@ -142,6 +144,26 @@ func TestGuardLimits(t *testing.T) {
 
 // However many addresses come, what is remembered is bounded: beyond it newcomers
 // share one rate, until others were quiet. Guesses of some do not lock all of them out.
+// A caller that says the same again and again locks nobody out, but it does if it
+// tries something else in between.
+func TestGuardSameGuess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := auth.NewGuard(auth.Basic{Account: account, Token: "tok"}, auth.GuardOptions{Failures: 3, Lockout: time.Minute})
+		for range 100 {
+			if _, err := g.Admit(home, account, "old"); presence.KindOf(err) != presence.KindUnauthenticated {
+				t.Fatalf("the same wrong password again = %v; want unauthenticated", err)
+			}
+		}
+		if _, err := g.Admit(home, account, "tok"); err != nil {
+			t.Errorf("a good password from the same address = %v; want it let in", err)
+		}
+		_, _ = g.Admit(home, account, "other")
+		_, _ = g.Admit(home, "SK"+account[2:], "old") // another user is another guess
+		_, err := g.Admit(home, account, "tok")
+		wantLimited(t, "after three guesses", err, time.Minute)
+	})
+}
+
 func TestGuardAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := auth.NewGuard(auth.Basic{Account: account, Token: "tok"}, auth.GuardOptions{
@@ -156,7 +178,7 @@ func TestGuardAddresses(t *testing.T) {
 			t.Fatalf("%d remembered; want 8", n)
 		}
 		for range 2 {
-			_, _ = g.Admit(a, account, "guess")
+			_, _ = g.Admit(a, account, "guess"+a.String())
 			a = a.Next()
 		}
 		_, err := g.Admit(a, account, "tok")
