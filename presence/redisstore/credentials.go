@@ -31,20 +31,7 @@ func (s *Store) writeCredential(ctx context.Context, mode, sid string, u presenc
 		return presence.Credential{}, presence.ErrNoCredential
 	}
 	args := append([]any{mode, sid}, more...)
-	for _, f := range []struct {
-		name  string
-		value *string
-	}{
-		{"friendly_name", u.FriendlyName},
-		{"certificate", u.Certificate},
-		{"private_key", u.PrivateKey},
-		{"api_key", u.APIKey},
-		{"secret", u.Secret},
-	} {
-		if f.value != nil {
-			args = append(args, f.name, *f.value)
-		}
-	}
+	args = given(args, []optional{{"friendly_name", u.FriendlyName}, {"certificate", u.Certificate}, {"private_key", u.PrivateKey}, {"api_key", u.APIKey}, {"secret", u.Secret}})
 	if u.Sandbox != nil {
 		args = append(args, "sandbox", flag(*u.Sandbox))
 	}
@@ -67,11 +54,14 @@ var credentialFields = []string{"sid", "account", "type", "friendly_name", "sand
 
 // Credential returns a push credential; ErrNoCredential.
 func (s *Store) Credential(ctx context.Context, sid string) (presence.Credential, error) {
+	if !presence.IsSID(sid, "CR") {
+		return presence.Credential{}, presence.ErrNoCredential
+	}
 	list, err := s.readCredentials(ctx, []string{sid})
 	if err != nil {
 		return presence.Credential{}, err
 	}
-	if len(list) == 0 || !presence.IsSID(sid, "CR") {
+	if len(list) == 0 {
 		return presence.Credential{}, presence.ErrNoCredential
 	}
 	return list[0], nil

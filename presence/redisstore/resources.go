@@ -203,14 +203,7 @@ func (s *Store) UpdateAccount(ctx context.Context, u presence.AccountUpdate) err
 	if u.DefaultService != nil {
 		args[0] = *u.DefaultService
 	}
-	for _, f := range []struct {
-		name  string
-		value *string
-	}{{"messaging_service", u.MessagingService}, {"inactive_timer", u.InactiveTimer}, {"closed_timer", u.ClosedTimer}} {
-		if f.value != nil {
-			args = append(args, f.name, *f.value)
-		}
-	}
+	args = given(args, []optional{{"messaging_service", u.MessagingService}, {"inactive_timer", u.InactiveTimer}, {"closed_timer", u.ClosedTimer}})
 	_, err := s.writeAccount(ctx, args)
 	return err
 }

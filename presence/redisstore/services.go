@@ -66,14 +66,7 @@ func (s *Store) UpdateService(ctx context.Context, sid string, u presence.Servic
 	if u.Linger != nil {
 		args = append(args, "linger", lingerField(*u.Linger))
 	}
-	for _, f := range []struct {
-		name  string
-		value *string
-	}{{"role_service", u.DefaultServiceRole}, {"role_conversation", u.DefaultConversationRole}, {"role_creator", u.DefaultConversationCreatorRole}} {
-		if f.value != nil {
-			args = append(args, f.name, *f.value)
-		}
-	}
+	args = given(args, []optional{{"role_service", u.DefaultServiceRole}, {"role_conversation", u.DefaultConversationRole}, {"role_creator", u.DefaultConversationCreatorRole}})
 	if u.Webhooks != nil {
 		args = append(args, webhookFields(*u.Webhooks)...)
 	}

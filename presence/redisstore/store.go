@@ -226,6 +226,22 @@ func newSID(prefix string) string {
 	return prefix + hex.EncodeToString(b[:])[:34-len(prefix)]
 }
 
+// optional is a field of a hash with the value to set, nil to keep what is there.
+type optional struct {
+	name  string
+	value *string
+}
+
+// given appends the fields that are to be set to a script's arguments.
+func given(args []any, list []optional) []any {
+	for _, f := range list {
+		if f.value != nil {
+			args = append(args, f.name, *f.value)
+		}
+	}
+	return args
+}
+
 // fields reads a hash as HGETALL or HMGET left it.
 type fields map[string]string
 

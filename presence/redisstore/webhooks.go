@@ -30,16 +30,8 @@ func webhooksOf(f fields) presence.Webhooks {
 	}
 }
 
-func webhookFields(u presence.WebhooksUpdate) (args []any) {
-	for _, f := range []struct {
-		name  string
-		value *string
-	}{{"hook_pre", u.PreURL}, {"hook_post", u.PostURL}, {"hook_filters", u.Filters}, {"hook_method", u.Method}, {"hook_target", u.Target}} {
-		if f.value != nil {
-			args = append(args, f.name, *f.value)
-		}
-	}
-	return args
+func webhookFields(u presence.WebhooksUpdate) []any {
+	return given(nil, []optional{{"hook_pre", u.PreURL}, {"hook_post", u.PostURL}, {"hook_filters", u.Filters}, {"hook_method", u.Method}, {"hook_target", u.Target}})
 }
 
 // AccountWebhooks returns the account's webhooks.
