@@ -33,6 +33,7 @@ var allowed = map[string][]string{
 	"internal/keys":         {"presence"},
 	"internal/rate":         {},
 	"internal/testkit":      {},
+	"internal/testkit/rig":  {"auth", "client"},
 	"internal/arch":         {},
 	"cmd/rollcall":          {"auth", "client", "configs", "fanout", "fanout/redisbus", "gateway", "gateway/console", "gateway/native", "gateway/rest", "presence", "presence/redisstore", "internal/keys", "internal/rate", "webhook"},
 }

@@ -6,7 +6,9 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"strings"
@@ -16,12 +18,14 @@ import (
 
 	"github.com/rollcall-presence/rollcall/auth"
 	"github.com/rollcall-presence/rollcall/client"
+
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // bystander is a session that lives all the while: another user comes and goes, and
 // each time it must hear of that soon.
 type bystander struct {
-	*watcher
+	*rig.Watcher
 	stop   chan struct{}
 	done   sync.WaitGroup
 	rounds int // owned by the goroutine until done
@@ -29,35 +33,28 @@ type bystander struct {
 
 const beacon = "beacon"
 
-func stand(t *testing.T, n *node, sid string) *bystander {
+func stand(t *testing.T, n *rig.Node, sid string) *bystander {
 	t.Helper()
 	b := &bystander{stop: make(chan struct{})}
-	w := &watcher{t: t, seen: map[string][]string{}, rev: map[string]int64{}}
-	w.Client = connect(t, n.ws(), sid, "bystander", client.Options{OnEvent: w.event, OnDisconnect: func(err error, _ time.Duration) {
+	b.Watcher = rig.WatchAs(t, n.WS(), sid, "bystander", client.Options{OnDisconnect: func(err error, _ time.Duration) {
 		select {
-		case <-w.Done():
+		case <-b.stop:
 		default:
 			t.Errorf("the bystander lost its connection: %v", err)
 		}
-	}})
-	b.watcher = w
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	if _, err := w.Subscribe(ctx, beacon); err != nil {
-		t.Fatal(err)
-	}
+	}}, beacon)
 	b.done.Go(func() { b.run(t, n, sid) })
 	return b
 }
 
-func (b *bystander) run(t *testing.T, n *node, sid string) {
+func (b *bystander) run(t *testing.T, n *rig.Node, sid string) {
 	hears := func(want string) bool {
 		limit, tick := time.After(5*time.Second), time.NewTicker(5*time.Millisecond)
 		defer tick.Stop()
-		for b.history(beacon) != want {
+		for b.History(beacon) != want {
 			select {
 			case <-limit:
-				t.Errorf("round %d: the bystander heard %q for 5 s; want %q", b.rounds, b.history(beacon), want)
+				t.Errorf("round %d: the bystander heard %q for 5 s; want %q", b.rounds, b.History(beacon), want)
 				return false
 			case <-tick.C:
 			}
@@ -72,9 +69,9 @@ func (b *bystander) run(t *testing.T, n *node, sid string) {
 			return
 		case <-pause.C:
 		}
-		b.reset()
+		b.Reset()
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		c, err := client.Dial(ctx, n.ws(), client.Options{Token: mint(sid, beacon)})
+		c, err := client.Dial(ctx, n.WS(), client.Options{Token: rig.Mint(sid, beacon)})
 		cancel()
 		if err != nil {
 			t.Errorf("the beacon cannot connect: %v", err)
@@ -93,15 +90,15 @@ func (b *bystander) run(t *testing.T, n *node, sid string) {
 }
 
 // undisturbed ends the bystander and tells whether it heard all that it should.
-func (b *bystander) undisturbed() {
-	b.t.Helper()
+func (b *bystander) undisturbed(t *testing.T) {
+	t.Helper()
 	close(b.stop)
 	b.done.Wait()
 	if b.rounds < 5 {
-		b.t.Errorf("the bystander heard of %d rounds; the test shows less than it should", b.rounds)
+		t.Errorf("the bystander heard of %d rounds; the test shows less than it should", b.rounds)
 	}
 	if err := b.Close(); err != nil {
-		b.t.Errorf("the bystander cannot leave: %v", err)
+		t.Errorf("the bystander cannot leave: %v", err)
 	}
 }
 
@@ -120,7 +117,7 @@ func forge(secret, header string, claims map[string]any) string {
 func claimsOf(sid, identity string, change map[string]any) map[string]any {
 	now := time.Now().Unix()
 	c := map[string]any{
-		"iss": keySID, "sub": account, "exp": now + 3600,
+		"iss": rig.KeySID, "sub": rig.Account, "exp": now + 3600,
 		"grants": map[string]any{"identity": identity, "chat": map[string]any{"service_sid": sid}},
 	}
 	maps.Copy(c, change)
@@ -152,10 +149,10 @@ func requestOf(typ string) string  { return fmt.Sprintf(`rollcall_requests_total
 // Whatever a client sends, it gets the documented code or close, that is counted, and
 // a session that lives all the while goes on hearing of the others.
 func TestBadInput(t *testing.T) {
-	n := start(t, "embedded", "ROLLCALL_HELLO_TIMEOUT=1s", "ROLLCALL_PING_INTERVAL=1s", "ROLLCALL_PONG_TIMEOUT=900ms",
+	n := rig.Start(t, "embedded", "ROLLCALL_HELLO_TIMEOUT=1s", "ROLLCALL_PING_INTERVAL=1s", "ROLLCALL_PONG_TIMEOUT=900ms",
 		"ROLLCALL_LINGER=1s", "ROLLCALL_MAILBOX_BYTES=64KiB", "ROLLCALL_LOG_LEVEL=debug")
-	sid, other := n.newService(), n.newService()
-	good, err := mint(sid, "mallory")(t.Context())
+	sid, other := n.NewService(), n.NewService()
+	good, err := rig.Mint(sid, "mallory")(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,14 +167,14 @@ func TestBadInput(t *testing.T) {
 	t.Run("silence", func(t *testing.T) { silence(t, n, sid) })
 	t.Run("flood", func(t *testing.T) { flood(t, n, sid) })
 	t.Run("never reads", func(t *testing.T) { neverReads(t, n, sid) })
-	by.undisturbed()
-	for _, secret := range []string{good, good[strings.LastIndex(good, ".")+1:], keySecret, authToken} {
-		if strings.Contains(n.log.String(), secret) {
+	by.undisturbed(t)
+	for _, secret := range []string{good, good[strings.LastIndex(good, ".")+1:], rig.KeySecret, rig.AuthToken} {
+		if strings.Contains(n.Log(), secret) {
 			t.Errorf("the log holds %s", secret)
 		}
 	}
-	eventually(t, "every session is gone", func() error {
-		m := n.metrics()
+	rig.Eventually(t, "every session is gone", func() error {
+		m := n.Metrics()
 		if c, s := m["rollcall_connections"], m["rollcall_subscriptions"]; c != 0 || s != 0 {
 			return fmt.Errorf("%v connections and %v subscriptions are left", c, s)
 		}
@@ -185,7 +182,7 @@ func TestBadInput(t *testing.T) {
 	})
 }
 
-func badStrangers(t *testing.T, n *node, good string) {
+func badStrangers(t *testing.T, n *rig.Node, good string) {
 	deep := `{"type":"hello","x":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}`
 	for _, tt := range []struct {
 		name     string
@@ -193,64 +190,68 @@ func badStrangers(t *testing.T, n *node, good string) {
 		err, end int
 		counted  string
 	}{
-		{"not JSON", frame(opText, []byte(`{"type":`)), 0, 3501, requestOf("malformed")},
-		{"no object", frame(opText, []byte(`["hello"]`)), 0, 3501, requestOf("malformed")},
-		{"null", frame(opText, []byte(`null`)), 0, 3501, requestOf("malformed")},
-		{"nothing", frame(opText, nil), 0, 3501, requestOf("malformed")},
-		{"two objects", frame(opText, []byte(`{"type":"hello"}{}`)), 0, 3501, requestOf("malformed")},
-		{"too deep", frame(opText, []byte(deep)), 0, 3501, requestOf("malformed")},
-		{"binary", frame(opBinary, []byte(`{"type":"hello"}`)), 0, 3501, requestOf("malformed")},
-		{"unknown type", frame(opText, []byte(`{"type":"hullo"}`)), 0, 3501, requestOf("unknown")},
-		{"no type", frame(opText, []byte(`{}`)), 0, 3501, requestOf("unknown")},
-		{"hello comes late", frame(opText, []byte(`{"type":"subscribe","identities":["a"]}`)), 0, 3501, requestOf("subscribe")},
-		{"type of type", frame(opText, []byte(`{"type":7}`)), 0, 3501, requestOf("unknown")},
-		{"no token", frame(opText, []byte(`{"type":"hello"}`)), 103, 3501, errorSent("bad_field")},
-		{"type of token", frame(opText, []byte(`{"type":"hello","token":{}}`)), 103, 3501, errorSent("bad_field")},
-		{"type of known", frame(opText, []byte(`{"type":"hello","token":"`+good+`","known":["a"]}`)), 103, 3501, errorSent("bad_field")},
-		{"type of revision", frame(opText, []byte(`{"type":"hello","token":"`+good+`","known":{"a":1.5}}`)), 103, 3501, errorSent("bad_field")},
-		{"not UTF-8", frame(opText, []byte("{\"type\":\"hello\",\"token\":\"\xff\"}")), 0, 1007, requestOf("malformed")},
-		{"too big", frame(opText, make([]byte, 64<<10+1)), 0, 1009, serverClose(1009)},
-		{"claims to be huge", append([]byte{opText, 0xff, 0, 0, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0}, make([]byte, 64<<10+1)...), 0, 1009, serverClose(1009)},
-		{"negative length", []byte{opText, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 0, 1002, serverClose(1002)},
-		{"not masked", []byte{opText, 2, '{', '}'}, 0, 1002, serverClose(1002)},
-		{"reserved bits", frame(0x70|opText, []byte(`{}`)), 0, 1002, serverClose(1002)},
-		{"reserved opcode", frame(0x83, []byte(`{}`)), 0, 1002, serverClose(1002)},
-		{"continues nothing", frame(0x80, []byte(`{}`)), 0, 1002, serverClose(1002)},
-		{"long ping", frame(opPing, make([]byte, 126)), 0, 1002, serverClose(1002)},
-		{"ping in parts", frame(0x09, nil), 0, 1002, serverClose(1002)},
-		{"close with half a code", frame(opClose, []byte{3}), 0, 1002, serverClose(1002)},
-		{"close with a code of nobody", frame(opClose, []byte{0x03, 0xed}), 0, 1002, serverClose(1002)},
+		{"not JSON", rig.Frame(rig.OpText, []byte(`{"type":`)), 0, 3501, requestOf("malformed")},
+		{"no object", rig.Frame(rig.OpText, []byte(`["hello"]`)), 0, 3501, requestOf("malformed")},
+		{"null", rig.Frame(rig.OpText, []byte(`null`)), 0, 3501, requestOf("malformed")},
+		{"nothing", rig.Frame(rig.OpText, nil), 0, 3501, requestOf("malformed")},
+		{"two objects", rig.Frame(rig.OpText, []byte(`{"type":"hello"}{}`)), 0, 3501, requestOf("malformed")},
+		{"too deep", rig.Frame(rig.OpText, []byte(deep)), 0, 3501, requestOf("malformed")},
+		{"binary", rig.Frame(rig.OpBinary, []byte(`{"type":"hello"}`)), 0, 3501, requestOf("malformed")},
+		{"unknown type", rig.Frame(rig.OpText, []byte(`{"type":"hullo"}`)), 0, 3501, requestOf("unknown")},
+		{"no type", rig.Frame(rig.OpText, []byte(`{}`)), 0, 3501, requestOf("unknown")},
+		{"hello comes late", rig.Frame(rig.OpText, []byte(`{"type":"subscribe","identities":["a"]}`)), 0, 3501, requestOf("subscribe")},
+		{"type of type", rig.Frame(rig.OpText, []byte(`{"type":7}`)), 0, 3501, requestOf("unknown")},
+		{"no token", rig.Frame(rig.OpText, []byte(`{"type":"hello"}`)), 103, 3501, errorSent("bad_field")},
+		{"type of token", rig.Frame(rig.OpText, []byte(`{"type":"hello","token":{}}`)), 103, 3501, errorSent("bad_field")},
+		{"type of known", rig.Frame(rig.OpText, []byte(`{"type":"hello","token":"`+good+`","known":["a"]}`)), 103, 3501, errorSent("bad_field")},
+		{"type of revision", rig.Frame(rig.OpText, []byte(`{"type":"hello","token":"`+good+`","known":{"a":1.5}}`)), 103, 3501, errorSent("bad_field")},
+		{"not UTF-8", rig.Frame(rig.OpText, []byte("{\"type\":\"hello\",\"token\":\"\xff\"}")), 0, 1007, requestOf("malformed")},
+		{"too big", rig.Frame(rig.OpText, make([]byte, 64<<10+1)), 0, 1009, serverClose(1009)},
+		{"claims to be huge", append([]byte{rig.OpText, 0xff, 0, 0, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0}, make([]byte, 64<<10+1)...), 0, 1009, serverClose(1009)},
+		{"negative length", []byte{rig.OpText, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 0, 1002, serverClose(1002)},
+		{"not masked", []byte{rig.OpText, 2, '{', '}'}, 0, 1002, serverClose(1002)},
+		{"reserved bits", rig.Frame(0x70|rig.OpText, []byte(`{}`)), 0, 1002, serverClose(1002)},
+		{"reserved opcode", rig.Frame(0x83, []byte(`{}`)), 0, 1002, serverClose(1002)},
+		{"continues nothing", rig.Frame(0x80, []byte(`{}`)), 0, 1002, serverClose(1002)},
+		{"long ping", rig.Frame(rig.OpPing, make([]byte, 126)), 0, 1002, serverClose(1002)},
+		{"ping in parts", rig.Frame(0x09, nil), 0, 1002, serverClose(1002)},
+		{"close with half a code", rig.Frame(rig.OpClose, []byte{3}), 0, 1002, serverClose(1002)},
+		{"close with a code of nobody", rig.Frame(rig.OpClose, []byte{0x03, 0xed}), 0, 1002, serverClose(1002)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := n.raw(t)
-			n.counts(func() {
-				c.bytes(tt.send)
+			c := n.Raw(t)
+			n.Counts(func() {
+				c.Bytes(tt.send)
 				if tt.err != 0 {
-					c.refused(tt.err)
+					c.Refused(tt.err)
 				}
-				c.ends(tt.end)
+				c.Ends(tt.end)
 			}, tt.counted, serverClose(tt.end))
 		})
 	}
 	t.Run("says nothing", func(t *testing.T) {
-		n.counts(func() { n.raw(t).ends(3502) }, serverClose(3502))
+		n.Counts(func() { n.Raw(t).Ends(3502) }, serverClose(3502))
 	})
 	t.Run("never finishes hello", func(t *testing.T) {
-		c := n.raw(t)
-		n.counts(func() {
-			c.bytes(frame(opText, []byte(`{"type":"hello"}`))[:9])
-			c.ends(3502)
+		c := n.Raw(t)
+		n.Counts(func() {
+			c.Bytes(rig.Frame(rig.OpText, []byte(`{"type":"hello"}`))[:9])
+			c.Ends(3502)
 		}, serverClose(3502))
 	})
 }
 
-func badTokens(t *testing.T, n *node, sid string) {
+func badTokens(t *testing.T, n *rig.Node, sid string) {
 	const header = `{"alg":"HS256","typ":"JWT","cty":"twilio-fpa;v=1"}`
 	hour := time.Now().Add(-time.Hour).Unix()
-	of := func(change map[string]any) string { return forge(keySecret, header, claimsOf(sid, "mallory", change)) }
+	of := func(change map[string]any) string {
+		return forge(rig.KeySecret, header, claimsOf(sid, "mallory", change))
+	}
 	grants := func(identity any, service string) string {
 		return of(map[string]any{"grants": map[string]any{"identity": identity, "chat": map[string]any{"service_sid": service}}})
 	}
+	unsigned := of(nil)
+	unsigned = unsigned[:strings.LastIndex(unsigned, ".")]
 	for _, tt := range []struct {
 		name, token string
 		err         int
@@ -258,9 +259,9 @@ func badTokens(t *testing.T, n *node, sid string) {
 	}{
 		{"no token", "", 20101, "token_invalid"},
 		{"garbage", "a.b.c", 20101, "token_invalid"},
-		{"no signature", strings.TrimSuffix(of(nil), of(nil)[strings.LastIndex(of(nil), "."):]), 20101, "token_invalid"},
-		{"none", forge(keySecret, `{"alg":"none","typ":"JWT","cty":"twilio-fpa;v=1"}`, claimsOf(sid, "mallory", nil)), 20102, "token_header"},
-		{"HS512", forge(keySecret, `{"alg":"HS512","typ":"JWT","cty":"twilio-fpa;v=1"}`, claimsOf(sid, "mallory", nil)), 20102, "token_header"},
+		{"no signature", unsigned, 20101, "token_invalid"},
+		{"none", forge(rig.KeySecret, `{"alg":"none","typ":"JWT","cty":"twilio-fpa;v=1"}`, claimsOf(sid, "mallory", nil)), 20102, "token_header"},
+		{"HS512", forge(rig.KeySecret, `{"alg":"HS512","typ":"JWT","cty":"twilio-fpa;v=1"}`, claimsOf(sid, "mallory", nil)), 20102, "token_header"},
 		{"other secret", forge("guessed", header, claimsOf(sid, "mallory", nil)), 20107, "token_signature"},
 		{"other key", of(map[string]any{"iss": "SK00000000000000000000000000000000"}), 20103, "token_issuer"},
 		{"other account", of(map[string]any{"sub": "AC00000000000000000000000000000000"}), 20103, "token_issuer"},
@@ -276,17 +277,17 @@ func badTokens(t *testing.T, n *node, sid string) {
 		{"service of nobody", grants("mallory", "IS"+strings.Repeat("0", 32)), 112, "no_service"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := n.raw(t)
-			n.counts(func() {
-				c.text(`{"type":"hello","id":1,"token":"` + tt.token + `"}`)
-				c.refused(tt.err)
-				c.ends(3500)
+			c := n.Raw(t)
+			n.Counts(func() {
+				c.Text(`{"type":"hello","id":1,"token":"` + tt.token + `"}`)
+				c.Refused(tt.err)
+				c.Ends(3500)
 			}, errorSent(tt.counted), serverClose(3500))
 		})
 	}
 }
 
-func badKnown(t *testing.T, n *node, good string) {
+func badKnown(t *testing.T, n *rig.Node, good string) {
 	known := func(ids ...string) string {
 		m := map[string]int{}
 		for _, id := range ids {
@@ -309,30 +310,30 @@ func badKnown(t *testing.T, n *node, good string) {
 		{"half a character", `{"\ud800":1}`, 108, 3501, "identity_encoding"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := n.raw(t)
-			n.counts(func() {
-				c.text(`{"type":"hello","token":"` + good + `","known":` + tt.known + `}`)
-				c.refused(tt.err)
-				c.ends(tt.end)
+			c := n.Raw(t)
+			n.Counts(func() {
+				c.Text(`{"type":"hello","token":"` + good + `","known":` + tt.known + `}`)
+				c.Refused(tt.err)
+				c.Ends(tt.end)
 			}, errorSent(tt.counted), serverClose(tt.end))
 		})
 	}
 }
 
 // badRequests are refused one by one, and the session lives on.
-func badRequests(t *testing.T, n *node, sid, other string) {
+func badRequests(t *testing.T, n *rig.Node, sid, other string) {
 	minted := func(service, identity string) string {
-		token, err := mint(service, identity)(t.Context())
+		token, err := rig.Mint(service, identity)(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		return token
 	}
-	expired, err := auth.Mint(auth.Key{SID: keySID, Secret: keySecret, Account: account}, sid, "mallory", time.Now().Add(-2*time.Hour), time.Hour)
+	expired, err := auth.Mint(auth.Key{SID: rig.KeySID, Secret: rig.KeySecret, Account: rig.Account}, sid, "mallory", time.Now().Add(-2*time.Hour), time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := n.session(t, sid, "mallory")
+	c := n.Session(t, sid, "mallory")
 	for _, tt := range []struct {
 		name, send string
 		err        int
@@ -358,101 +359,101 @@ func badRequests(t *testing.T, n *node, sid, other string) {
 		{"expired token", `{"type":"token","id":1,"token":"` + expired + `"}`, 20104, "token_expired"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c.t = t
-			n.counts(func() {
-				c.text(tt.send)
-				c.refused(tt.err)
+			c.T = t
+			n.Counts(func() {
+				c.Text(tt.send)
+				c.Refused(tt.err)
 			}, errorSent(tt.counted))
-			c.alive()
+			c.Alive()
 		})
 	}
 	t.Run("1,001 subscriptions", func(t *testing.T) {
-		c.t = t
+		c.T = t
 		for _, half := range []string{"a", "b"} {
-			c.text(`{"type":"subscribe","id":1,"identities":` + quoted(numbered(half, 500)...) + `}`)
-			if users, _ := c.message("subscribed")["users"].([]any); len(users) != 500 {
+			c.Text(`{"type":"subscribe","id":1,"identities":` + quoted(numbered(half, 500)...) + `}`)
+			if users, _ := c.Message("subscribed")["users"].([]any); len(users) != 500 {
 				t.Fatalf("%d users; want 500", len(users))
 			}
 		}
-		n.counts(func() {
-			c.text(`{"type":"subscribe","id":1,"identities":["one more"]}`)
-			c.refused(105)
+		n.Counts(func() {
+			c.Text(`{"type":"subscribe","id":1,"identities":["one more"]}`)
+			c.Refused(105)
 		}, errorSent("too_many_subscriptions"))
-		c.text(`{"type":"subscribe","id":2,"identities":["a0"]}`) // there already
-		c.message("subscribed")
-		c.text(`{"type":"unsubscribe","id":3,"identities":["a0"]}`)
-		c.message("unsubscribed")
-		c.text(`{"type":"subscribe","id":4,"identities":["one more"]}`)
-		c.message("subscribed")
+		c.Text(`{"type":"subscribe","id":2,"identities":["a0"]}`) // there already
+		c.Message("subscribed")
+		c.Text(`{"type":"unsubscribe","id":3,"identities":["a0"]}`)
+		c.Message("unsubscribed")
+		c.Text(`{"type":"subscribe","id":4,"identities":["one more"]}`)
+		c.Message("subscribed")
 	})
-	c.t = t
-	c.text(`{"type":"bye"}`)
-	c.ends(1000)
+	c.T = t
+	c.Text(`{"type":"bye"}`)
+	c.Ends(1000)
 }
 
 // badEndings are what an open session is ended for.
-func badEndings(t *testing.T, n *node, sid string) {
+func badEndings(t *testing.T, n *rig.Node, sid string) {
 	for _, tt := range []struct {
 		name    string
 		send    []byte
 		end     int
 		counted string
 	}{
-		{"second hello", frame(opText, []byte(`{"type":"hello","token":"x"}`)), 3501, requestOf("hello")},
-		{"not JSON", frame(opText, []byte(`{"type":"ping"`)), 3501, requestOf("malformed")},
-		{"binary", frame(opBinary, []byte(`{"type":"ping"}`)), 3501, requestOf("malformed")},
-		{"not UTF-8", frame(opText, []byte("{\"type\":\"subscribe\",\"identities\":[\"\xc3\x28\"]}")), 1007, requestOf("malformed")},
-		{"too big", frame(opText, make([]byte, 64<<10+1)), 1009, serverClose(1009)},
-		{"too big in parts", append(frame(0x01, make([]byte, 40<<10)), frame(0x80, make([]byte, 40<<10))...), 1009, serverClose(1009)},
-		{"message within a message", append(frame(0x01, []byte(`{"type":`)), frame(opText, []byte(`{}`))...), 1002, serverClose(1002)},
+		{"second hello", rig.Frame(rig.OpText, []byte(`{"type":"hello","token":"x"}`)), 3501, requestOf("hello")},
+		{"not JSON", rig.Frame(rig.OpText, []byte(`{"type":"ping"`)), 3501, requestOf("malformed")},
+		{"binary", rig.Frame(rig.OpBinary, []byte(`{"type":"ping"}`)), 3501, requestOf("malformed")},
+		{"not UTF-8", rig.Frame(rig.OpText, []byte("{\"type\":\"subscribe\",\"identities\":[\"\xc3\x28\"]}")), 1007, requestOf("malformed")},
+		{"too big", rig.Frame(rig.OpText, make([]byte, 64<<10+1)), 1009, serverClose(1009)},
+		{"too big in parts", append(rig.Frame(0x01, make([]byte, 40<<10)), rig.Frame(0x80, make([]byte, 40<<10))...), 1009, serverClose(1009)},
+		{"message within a message", append(rig.Frame(0x01, []byte(`{"type":`)), rig.Frame(rig.OpText, []byte(`{}`))...), 1002, serverClose(1002)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := n.session(t, sid, "mallory")
-			n.counts(func() {
-				c.bytes(tt.send)
-				c.ends(tt.end)
+			c := n.Session(t, sid, "mallory")
+			n.Counts(func() {
+				c.Bytes(tt.send)
+				c.Ends(tt.end)
 			}, tt.counted, serverClose(tt.end))
 		})
 	}
 	t.Run("vanishes", func(t *testing.T) {
-		c := n.session(t, sid, "mallory")
-		n.counts(func() { _ = c.Close() }, `rollcall_closes_total{by="client",code="1006"}`, `rollcall_session_ends_total{how="lost"}`)
+		c := n.Session(t, sid, "mallory")
+		n.Counts(func() { _ = c.Close() }, `rollcall_closes_total{by="client",code="1006"}`, `rollcall_session_ends_total{how="lost"}`)
 	})
 	t.Run("half a frame", func(t *testing.T) {
-		c := n.session(t, sid, "mallory")
-		n.counts(func() {
-			c.bytes(frame(opText, []byte(`{"type":"ping"}`))[:7])
+		c := n.Session(t, sid, "mallory")
+		n.Counts(func() {
+			c.Bytes(rig.Frame(rig.OpText, []byte(`{"type":"ping"}`))[:7])
 			_ = c.Close()
 		}, `rollcall_closes_total{by="client",code="1006"}`)
 	})
 	t.Run("too many sessions", func(t *testing.T) {
 		for range 100 {
-			n.session(t, sid, "many")
+			n.Session(t, sid, "many")
 		}
-		c := n.raw(t)
-		token, err := mint(sid, "many")(t.Context())
+		c := n.Raw(t)
+		token, err := rig.Mint(sid, "many")(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		n.counts(func() {
-			c.text(`{"type":"hello","token":"` + token + `"}`)
-			c.refused(113)
-			c.ends(3504)
+		n.Counts(func() {
+			c.Text(`{"type":"hello","token":"` + token + `"}`)
+			c.Refused(113)
+			c.Ends(3504)
 		}, errorSent("too_many_sessions"), serverClose(3504))
 	})
 }
 
 // Identities with any byte that a key, a channel or a script could confuse are users
 // like others, and each is another.
-func hostileIdentities(t *testing.T, n *node, sid string) {
+func hostileIdentities(t *testing.T, n *rig.Node, sid string) {
 	ids := []string{
 		":", "a:b", "a:", "{", "}", "{p001}", "*", "?", "[a]", `\`, `"`, "'", "\x00", "a\x00b", "\n", "\r\n", "\x7f", "\u0085", "\u2028",
 		"%", "%41", "A", "a", "..", "../x", "/", "a/b", "?a=b", "#", " ", "  ", "é", "e\u0301", "\U0001F600", "\ufeffa", "\u202ea", "\ufffd", "null", "0", "-1", "1e3",
 		"KEYS[1]", "]]..x", "rc:", sid, "u:a", strings.Repeat("\xf0\x9f\x98\x80", 64), "<script>alert(1)</script>",
 	}
-	w := n.session(t, sid, "watcher of the hostile")
-	w.text(`{"type":"subscribe","id":1,"identities":` + quoted(ids...) + `}`)
-	users, _ := w.message("subscribed")["users"].([]any)
+	w := n.Session(t, sid, "watcher of the hostile")
+	w.Text(`{"type":"subscribe","id":1,"identities":` + quoted(ids...) + `}`)
+	users, _ := w.Message("subscribed")["users"].([]any)
 	if len(users) != len(ids) {
 		t.Fatalf("%d users; want %d", len(users), len(ids))
 	}
@@ -462,13 +463,13 @@ func hostileIdentities(t *testing.T, n *node, sid string) {
 		}
 	}
 	for _, id := range ids {
-		c := n.session(t, sid, id)
-		if m := w.message("user.updated"); who(m) != id || online(m) != true {
+		c := n.Session(t, sid, id)
+		if m := w.Message("user.updated"); who(m) != id || online(m) != true {
 			t.Fatalf("%q came; the watcher got %v", id, m)
 		}
-		c.text(`{"type":"bye"}`)
-		c.ends(1000)
-		if m := w.message("user.updated"); who(m) != id || online(m) != false {
+		c.Text(`{"type":"bye"}`)
+		c.Ends(1000)
+		if m := w.Message("user.updated"); who(m) != id || online(m) != false {
 			t.Fatalf("%q left; the watcher got %v", id, m)
 		}
 	}
@@ -485,47 +486,47 @@ func online(m map[string]any) any {
 }
 
 // expiry: a session is warned before its token expires, and then closed.
-func expiry(t *testing.T, n *node, sid string) {
-	token, err := auth.Mint(auth.Key{SID: keySID, Secret: keySecret, Account: account}, sid, "mallory", time.Now(), 3*time.Second)
+func expiry(t *testing.T, n *rig.Node, sid string) {
+	token, err := auth.Mint(auth.Key{SID: rig.KeySID, Secret: rig.KeySecret, Account: rig.Account}, sid, "mallory", time.Now(), 3*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := n.raw(t)
-	n.counts(func() {
-		c.text(`{"type":"hello","token":"` + token + `"}`)
-		c.message("welcome")
-		if m := c.message("token.expiring"); m["expires_in_ms"].(float64) > 1000 {
+	c := n.Raw(t)
+	n.Counts(func() {
+		c.Text(`{"type":"hello","token":"` + token + `"}`)
+		c.Message("welcome")
+		if m := c.Message("token.expiring"); m["expires_in_ms"].(float64) > 1000 {
 			t.Errorf("got %v", m)
 		}
-		c.ends(3002)
+		c.Ends(3002)
 	}, serverClose(3002))
 }
 
 // silence: a peer that is gone without a FIN answers no ping, and reads nothing.
-func silence(t *testing.T, n *node, sid string) {
-	c := n.session(t, sid, "mallory")
-	n.counts(func() {
-		_, _ = c.r.Peek(1 << 10) // reads the ping and whatever else comes, and answers nothing
+func silence(t *testing.T, n *rig.Node, sid string) {
+	c := n.Session(t, sid, "mallory")
+	n.Counts(func() {
+		_, _ = io.CopyN(io.Discard, c, 1<<10) // reads the ping and whatever else comes, and answers nothing
 	}, serverClose(3004), `rollcall_session_ends_total{how="lost"}`)
 }
 
 // flood: far too many requests are refused, and then end the session.
-func flood(t *testing.T, n *node, sid string) {
-	c := n.session(t, sid, "mallory")
+func flood(t *testing.T, n *rig.Node, sid string) {
+	c := n.Session(t, sid, "mallory")
 	var sent sync.WaitGroup
-	ping := frame(opText, []byte(`{"type":"ping","id":1}`))
-	n.counts(func() {
+	ping := rig.Frame(rig.OpText, []byte(`{"type":"ping","id":1}`))
+	n.Counts(func() {
 		sent.Go(func() {
 			for range 100 {
-				c.bytes([]byte(strings.Repeat(string(ping), 100)))
+				c.Bytes([]byte(strings.Repeat(string(ping), 100)))
 			}
 		})
 		answers, refusals := 0, 0
 		for {
-			m, err := c.next()
+			m, err := c.Next()
 			if err != nil {
-				e, ok := err.(closed) //nolint:errorlint // next returns it bare
-				if !ok || e.code != 3005 || !strings.Contains(e.reason, "retry_after_ms") {
+				e, ok := errors.AsType[rig.CloseError](err)
+				if !ok || e.Code != 3005 || !strings.Contains(e.Reason, "retry_after_ms") {
 					t.Errorf("got %v; want a close with 3005 and a hint", err)
 				}
 				break
@@ -549,14 +550,14 @@ func flood(t *testing.T, n *node, sid string) {
 
 // neverReads: a client that asks and never reads is closed when too much waits, and
 // one whose window is full when nothing moves.
-func neverReads(t *testing.T, n *node, sid string) {
-	c := n.session(t, sid, "mallory")
+func neverReads(t *testing.T, n *rig.Node, sid string) {
+	c := n.Session(t, sid, "mallory")
 	if err := c.Conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
 		t.Fatal(err)
 	}
-	n.counts(func() {
+	n.Counts(func() {
 		for range 150 { // at least 40 KB of answer each
-			c.text(`{"type":"subscribe","id":1,"identities":` + quoted(numbered("some rather long name of user ", 500)...) + `}`)
+			c.Text(`{"type":"subscribe","id":1,"identities":` + quoted(numbered("some rather long name of user ", 500)...) + `}`)
 		}
 	}, serverClose(3003))
 }

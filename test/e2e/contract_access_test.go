@@ -13,6 +13,8 @@ import (
 	"github.com/twilio/twilio-go/client/jwt"
 
 	"github.com/rollcall-presence/rollcall/client"
+
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // notByKey is that keys are for the account alone to deal with.
@@ -21,7 +23,7 @@ var notByKey = refusal{what: "a request of an API key", byKey: true, status: 403
 var accessOperations = []operation{
 	{id: "CreateKey", run: func(t *testing.T, c *contract) {
 		key := c.must(t, http.MethodPost, "/v1/Keys", "FriendlyName=B%C3%BCro")
-		if err := key.is(object{"friendly_name": "Büro", "account_sid": account}); err != nil {
+		if err := key.is(object{"friendly_name": "Büro", "account_sid": rig.Account}); err != nil {
 			t.Error(err)
 		}
 		c.onEachNode(t, "the new key lets in", func() error {
@@ -67,7 +69,7 @@ var accessOperations = []operation{
 		key := c.must(t, http.MethodPost, "/v1/Keys", "")
 		sid, secret := key["sid"].(string), key["secret"].(string)
 		var session *client.Client
-		eventually(t, "the key is known to all gateways", func() (err error) {
+		rig.Eventually(t, "the key is known to all gateways", func() (err error) {
 			session, err = c.dial(t, c.main.service, "by a key that goes", sid, secret, time.Now())
 			return err
 		})
@@ -75,7 +77,7 @@ var accessOperations = []operation{
 		wantClosed(t, session, 3500)
 		c.onEachNode(t, "the key lets nobody in", func() error {
 			if _, err := c.library(sid, secret).FetchService(c.main.service); err == nil {
-				return errNotYet
+				return rig.ErrNotYet
 			}
 			return nil
 		})
@@ -92,7 +94,7 @@ var accessOperations = []operation{
 		old := time.Now().Add(-time.Minute)
 		dial := func(tn *tenant, identity string, issued time.Time) *client.Client {
 			t.Helper()
-			session, err := c.dial(t, tn.service, identity, keySID, keySecret, issued)
+			session, err := c.dial(t, tn.service, identity, rig.KeySID, rig.KeySecret, issued)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -104,13 +106,13 @@ var accessOperations = []operation{
 		}
 		wantClosed(t, alice, 3500)
 		c.onEachNode(t, "the old token is refused", func() error {
-			if session, err := c.dial(t, tn.service, "alice", keySID, keySecret, old); err == nil {
+			if session, err := c.dial(t, tn.service, "alice", rig.KeySID, rig.KeySecret, old); err == nil {
 				session.Drop()
-				return errNotYet
+				return rig.ErrNotYet
 			}
 			return nil
 		})
-		_, err := c.dial(t, tn.service, "alice", keySID, keySecret, old)
+		_, err := c.dial(t, tn.service, "alice", rig.KeySID, rig.KeySecret, old)
 		wantRefused(t, err, 20101)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
@@ -142,7 +144,7 @@ var accessOperations = []operation{
 func (c *contract) onEachNode(t *testing.T, what string, f func() error) {
 	t.Helper()
 	for range c.nodes {
-		eventually(t, what, f)
+		rig.Eventually(t, what, f)
 	}
 }
 
@@ -150,7 +152,7 @@ func (c *contract) onEachNode(t *testing.T, what string, f func() error) {
 func (c *contract) dial(t *testing.T, service, identity, key, secret string, issued time.Time) (*client.Client, error) {
 	t.Helper()
 	at := jwt.CreateAccessToken(jwt.AccessTokenParams{
-		AccountSid: account, SigningKeySid: key, Secret: secret, Identity: identity, Nbf: float64(issued.Unix()), ValidUntil: float64(time.Now().Add(time.Hour).Unix()),
+		AccountSid: rig.Account, SigningKeySid: key, Secret: secret, Identity: identity, Nbf: float64(issued.Unix()), ValidUntil: float64(time.Now().Add(time.Hour).Unix()),
 	})
 	at.AddGrant(&jwt.ChatGrant{ServiceSid: service})
 	token, err := at.ToJwt()
@@ -159,7 +161,7 @@ func (c *contract) dial(t *testing.T, service, identity, key, secret string, iss
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	ws := c.nodes[int(c.turn.Add(1))%len(c.nodes)].ws()
+	ws := c.nodes[int(c.turn.Add(1))%len(c.nodes)].WS()
 	session, err := client.Dial(ctx, ws, client.Options{Token: func(context.Context) (string, error) { return token, nil }})
 	if err == nil {
 		t.Cleanup(session.Drop)

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	conversations "github.com/twilio/twilio-go/rest/conversations/v1"
+
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 var bindingOperations = []operation{
@@ -23,7 +25,7 @@ var bindingOperations = []operation{
 				t.Fatal(err)
 			}
 			same(t, "type", cr.Type, *p.Type)
-			same(t, "account_sid", cr.AccountSid, account)
+			same(t, "account_sid", cr.AccountSid, rig.Account)
 			if show(cr.FriendlyName) != show(p.FriendlyName) && (p.FriendlyName != nil || *cr.FriendlyName != "") {
 				t.Errorf("friendly_name %s; want %s", show(cr.FriendlyName), show(p.FriendlyName))
 			}
@@ -96,7 +98,7 @@ var bindingOperations = []operation{
 		wantError(t, "deleting it again", c.api.DeleteCredential(sid), 404, 20404)
 		// What hung on it goes with it.
 		tn.wantNotifiable(t, tn.identity, "false")
-		eventually(t, "the bindings of the credential are gone", func() error {
+		rig.Eventually(t, "the bindings of the credential are gone", func() error {
 			if left, err := c.api.ListServiceBinding(tn.service, nil); err != nil || len(left) > 0 {
 				return fmt.Errorf("%d are left, %w", len(left), err)
 			}
@@ -272,10 +274,10 @@ func (tn *tenant) bind(t *testing.T, identity, kind, address, more string) strin
 // wantNotifiable fails unless is_notifiable of a user becomes what is wanted.
 func (tn *tenant) wantNotifiable(t *testing.T, identity, want string) {
 	t.Helper()
-	eventually(t, identity+" reads "+want, func() error {
+	rig.Eventually(t, identity+" reads "+want, func() error {
 		u, err := tn.api.FetchServiceUser(tn.service, url.PathEscape(identity))
-		if err == nil && state(u.IsNotifiable) != want {
-			return errNotYet
+		if err == nil && rig.State(u.IsNotifiable) != want {
+			return rig.ErrNotYet
 		}
 		return err
 	})

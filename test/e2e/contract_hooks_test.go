@@ -18,6 +18,8 @@ import (
 
 	twilioclient "github.com/twilio/twilio-go/client"
 	conversations "github.com/twilio/twilio-go/rest/conversations/v1"
+
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // filters are all that can be asked for: those about conversations are kept and never
@@ -46,7 +48,7 @@ var hookOperations = []operation{
 			t.Fatal(err)
 		}
 		same(t, "chat_service_sid", h.ChatServiceSid, tn.service)
-		same(t, "account_sid", h.AccountSid, account)
+		same(t, "account_sid", h.AccountSid, rig.Account)
 		if h.PreWebhookUrl != nil || h.PostWebhookUrl != nil || h.Filters != nil || h.Method != nil {
 			t.Errorf("at first %+v; want the four settings null", h)
 		}
@@ -84,7 +86,7 @@ var hookOperations = []operation{
 		if err != nil {
 			t.Fatal(err)
 		}
-		same(t, "account_sid", h.AccountSid, account)
+		same(t, "account_sid", h.AccountSid, rig.Account)
 		same(t, "target", h.Target, "webhook")
 		if !strings.HasSuffix(*h.Url, "/v1/Configuration/Webhooks") {
 			t.Errorf("url %s", *h.Url)
@@ -173,7 +175,7 @@ func TestWebhooks(t *testing.T) {
 		}
 		bob := url.PathEscape("bob & söns")
 		back.want(t, url.Values{
-			"EventType": {"onUserAdded"}, "AccountSid": {account}, "ChatServiceSid": {tn.service}, "UserSid": {*u.Sid}, "Identity": {"bob & söns"},
+			"EventType": {"onUserAdded"}, "AccountSid": {rig.Account}, "ChatServiceSid": {tn.service}, "UserSid": {*u.Sid}, "Identity": {"bob & söns"},
 			"FriendlyName": {"B+b"}, "Attributes": {`{"a":"=&"}`}, "RoleSid": {tn.role}, "Source": {"API"},
 		})
 		if _, err := c.api.UpdateServiceUser(tn.service, bob, &conversations.UpdateServiceUserParams{FriendlyName: new("not told")}); err != nil {
@@ -243,7 +245,7 @@ func newTarget(t *testing.T) *target {
 	t.Helper()
 	b := &target{got: make(chan url.Values, 1000)}
 	b.status.Store(http.StatusOK)
-	validator := twilioclient.NewRequestValidator(authToken)
+	validator := twilioclient.NewRequestValidator(rig.AuthToken)
 	b.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		at := "http://" + r.Host + r.RequestURI
@@ -262,7 +264,7 @@ func newTarget(t *testing.T) *target {
 		if _, err := fmt.Sscanf(r.Header.Get("X-Rollcall-Signature"), "t=%d,v1=%s", &seconds, &ours); err != nil || time.Since(time.Unix(seconds, 0)).Abs() > time.Minute {
 			t.Errorf("X-Rollcall-Signature %q: %v", r.Header.Get("X-Rollcall-Signature"), err)
 		}
-		mac := hmac.New(sha256.New, []byte(authToken))
+		mac := hmac.New(sha256.New, []byte(rig.AuthToken))
 		_, _ = fmt.Fprintf(mac, "%d.%s.%s", seconds, at, body)
 		if want := hex.EncodeToString(mac.Sum(nil)); ours != want {
 			t.Errorf("X-Rollcall-Signature v1=%s; want %s", ours, want)

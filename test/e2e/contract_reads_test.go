@@ -14,6 +14,8 @@ import (
 	"time"
 
 	conversations "github.com/twilio/twilio-go/rest/conversations/v1"
+
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 var readOperations = []operation{
@@ -141,7 +143,7 @@ var readOperations = []operation{
 		for _, from := range []string{cursor, now["cursor"].(string)} {
 			var got []string
 			end := from
-			eventually(t, "changes are told", func() error { // of the last millisecond, the next answer tells
+			rig.Eventually(t, "changes are told", func() error { // of the last millisecond, the next answer tells
 				var more []string
 				more, end = read(end, 2)
 				if got = append(got, more...); len(got) < len(want) {
@@ -224,7 +226,7 @@ func (tn *tenant) open(ctx context.Context, t *testing.T, path string, header ..
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.SetBasicAuth(account, authToken)
+	r.SetBasicAuth(rig.Account, rig.AuthToken)
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}

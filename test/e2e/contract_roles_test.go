@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	conversations "github.com/twilio/twilio-go/rest/conversations/v1"
+
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // roles is the library's methods of one form of URL.
@@ -132,7 +134,7 @@ func createsRole(t *testing.T, in roles) {
 	same(t, "friendly_name", r.FriendlyName, "Prüfer & Co")
 	same(t, "type", r.Type, "service")
 	same(t, "chat_service_sid", r.ChatServiceSid, in.service)
-	same(t, "account_sid", r.AccountSid, account)
+	same(t, "account_sid", r.AccountSid, rig.Account)
 	wantPermissions(t, r, "joinConversation", "editOwnUserInfo")
 	if !strings.HasSuffix(*r.Url, in.path+"/"+*r.Sid) {
 		t.Errorf("url %s; want the form of the request, %s", *r.Url, in.path)

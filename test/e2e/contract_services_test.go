@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	conversations "github.com/twilio/twilio-go/rest/conversations/v1"
+
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 const noSID = "00000000000000000000000000000000"
@@ -19,7 +21,7 @@ var serviceOperations = []operation{
 			t.Fatal(err)
 		}
 		same(t, "friendly_name", s.FriendlyName, "Ünited + Söns & 100%")
-		same(t, "account_sid", s.AccountSid, account)
+		same(t, "account_sid", s.AccountSid, rig.Account)
 		for link, path := range map[string]string{
 			"conversations": "/Conversations", "users": "/Users", "roles": "/Roles", "bindings": "/Bindings", "configuration": "/Configuration",
 			"participant_conversations": "/ParticipantConversations", "conversation_with_participants": "/ConversationWithParticipants",
@@ -155,7 +157,7 @@ var serviceOperations = []operation{
 		if err != nil {
 			t.Fatal(err)
 		}
-		same(t, "account_sid", n.AccountSid, account)
+		same(t, "account_sid", n.AccountSid, rig.Account)
 		same(t, "log_enabled", n.LogEnabled, false)
 		for what, got := range map[string]*any{"new_message": n.NewMessage, "added_to_conversation": n.AddedToConversation, "removed_from_conversation": n.RemovedFromConversation} {
 			want := object{"enabled": false, "template": nil, "sound": nil}
@@ -209,7 +211,7 @@ var serviceOperations = []operation{
 		if err != nil {
 			t.Fatal(err)
 		}
-		same(t, "account_sid", conf.AccountSid, account)
+		same(t, "account_sid", conf.AccountSid, rig.Account)
 		same(t, "default_chat_service_sid", conf.DefaultChatServiceSid, c.main.service)
 		if links := *conf.Links; !strings.HasSuffix(links["service"].(string), "/v1/Services/"+c.main.service+"/Configuration") || !strings.HasSuffix(links["webhooks"].(string), "/v1/Configuration/Webhooks") {
 			t.Errorf("links %v", links)

@@ -12,6 +12,8 @@ import (
 	conversations "github.com/twilio/twilio-go/rest/conversations/v1"
 
 	"github.com/rollcall-presence/rollcall/client"
+
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // tenant is a service with one of everything in it.
@@ -96,16 +98,16 @@ func (tn *tenant) base(more string) string { return "/v1/Services/" + tn.service
 // connect opens a session of a user of the tenant.
 func (tn *tenant) connect(t *testing.T, identity string) *client.Client {
 	t.Helper()
-	return connect(t, tn.nodes[int(tn.turn.Add(1))%len(tn.nodes)].ws(), tn.service, identity, client.Options{})
+	return rig.Connect(t, tn.nodes[int(tn.turn.Add(1))%len(tn.nodes)].WS(), tn.service, identity, client.Options{})
 }
 
 // wantOnline fails unless is_online of a user becomes what is wanted.
 func (tn *tenant) wantOnline(t *testing.T, identity, want string) {
 	t.Helper()
-	eventually(t, identity+" reads "+want, func() error {
+	rig.Eventually(t, identity+" reads "+want, func() error {
 		u, err := tn.api.FetchServiceUser(tn.service, url.PathEscape(identity))
-		if err == nil && state(u.IsOnline) != want {
-			return errNotYet
+		if err == nil && rig.State(u.IsOnline) != want {
+			return rig.ErrNotYet
 		}
 		return err
 	})
@@ -167,7 +169,7 @@ func (c *contract) follow(t *testing.T, p page, to string) string {
 	t.Helper()
 	text, _ := p.meta[to].(string)
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "http" || !slices.ContainsFunc(c.nodes, func(n *node) bool { return n.addr == u.Host }) {
+	if err != nil || u.Scheme != "http" || !slices.ContainsFunc(c.nodes, func(n *rig.Node) bool { return n.Addr == u.Host }) {
 		t.Fatalf("%s of %v is %v; want it at the origin of the request", to, p.meta["url"], p.meta[to])
 	}
 	return u.RequestURI()

@@ -20,6 +20,7 @@ import (
 	conversations "github.com/twilio/twilio-go/rest/conversations/v1"
 
 	"github.com/rollcall-presence/rollcall/internal/testkit"
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 var update = flag.Bool("update", false, "write docs/rest.md anew")
@@ -33,7 +34,7 @@ var documents = sync.OnceValues(func() (testkit.Documents, error) {
 // and ours, and what was asked is remembered.
 type contract struct {
 	t     *testing.T
-	nodes []*node
+	nodes []*rig.Node
 	turn  atomic.Uint64
 	docs  testkit.Documents
 	api   *conversations.ApiService // the library, as the account
@@ -63,9 +64,9 @@ func contracts(t *testing.T, test func(*testing.T, *contract)) {
 			}
 			c := &contract{t: t, docs: docs, asked: map[string]map[string]bool{}}
 			for _, store := range stores(t) {
-				c.nodes = append(c.nodes, start(t, store, contractSettings...))
+				c.nodes = append(c.nodes, rig.Start(t, store, contractSettings...))
 			}
-			c.api = c.library(account, authToken)
+			c.api = c.library(rig.Account, rig.AuthToken)
 			conf, err := c.api.FetchConfiguration()
 			if err != nil {
 				t.Fatal(err)
@@ -86,7 +87,7 @@ func (c *contract) library(user, password string) *conversations.ApiService {
 
 func (c *contract) rest(user, password string) *twilio.RestClient {
 	base := &twilioclient.Client{Credentials: twilioclient.NewCredentials(user, password), HTTPClient: &http.Client{Transport: c, Timeout: 20 * time.Second}}
-	base.SetAccountSid(account)
+	base.SetAccountSid(rig.Account)
 	return twilio.NewRestClientWithParams(twilio.ClientParams{Client: base})
 }
 
@@ -99,7 +100,7 @@ func (c *contract) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	to := c.nodes[c.turn.Add(1)%uint64(len(c.nodes))].addr
+	to := c.nodes[c.turn.Add(1)%uint64(len(c.nodes))].Addr
 	r = r.Clone(r.Context())
 	r.URL.Scheme, r.URL.Host, r.Host = "http", to, to
 	r.Body = io.NopCloser(bytes.NewReader(form))
@@ -158,7 +159,7 @@ func (c *contract) note(r *http.Request, form []byte) {
 // do makes a request by the library's own means, for what it has no method for, and
 // returns its error as the library makes it. params are a query or a form as written.
 func (c *contract) do(method, path, params string) (object, error) {
-	return c.doAs(account, authToken, method, path, params)
+	return c.doAs(rig.Account, rig.AuthToken, method, path, params)
 }
 
 // object is the body of a success.
@@ -256,9 +257,9 @@ func TestContract(t *testing.T) {
 					if path == "" {
 						path = c.main.path(at.Path)
 					}
-					user, password := account, authToken
+					user, password := rig.Account, rig.AuthToken
 					if r.byKey {
-						user, password = keySID, keySecret
+						user, password = rig.KeySID, rig.KeySecret
 					}
 					_, err := c.doAs(user, password, at.Method, path, params, "X-Twilio-Webhook-Enabled", fmt.Sprint(r.hooked))
 					wantError(t, r.what, err, r.status, r.code)

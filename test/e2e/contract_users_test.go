@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	conversations "github.com/twilio/twilio-go/rest/conversations/v1"
+
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // users is the library's methods of one form of URL, so that both forms are held to
@@ -144,7 +146,7 @@ func createsUser(t *testing.T, in users) {
 		same(t, "friendly_name", u.FriendlyName, "Ann & Bob")
 		same(t, "attributes, to the space", u.Attributes, `{ "duty": "tech" }`)
 		same(t, "role_sid", u.RoleSid, in.role)
-		same(t, "account_sid", u.AccountSid, account)
+		same(t, "account_sid", u.AccountSid, rig.Account)
 		same(t, "chat_service_sid", u.ChatServiceSid, in.service)
 		if !strings.HasSuffix(*u.Url, in.path+"/"+*u.Sid) || (*u.Links)["user_conversations"] != *u.Url+"/Conversations" {
 			t.Errorf("url %s, links %v; want the form of the request, %s", *u.Url, *u.Links, in.path)
@@ -261,12 +263,12 @@ func deletesUser(t *testing.T, in users) {
 		if err := in.delete("leaving", header); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "its session is ended", func() error {
+		rig.Eventually(t, "its session is ended", func() error {
 			select {
 			case <-session.Done():
 				return nil
 			default:
-				return errNotYet
+				return rig.ErrNotYet
 			}
 		})
 		for _, by := range []string{"leaving", *u.Sid} {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rollcall-presence/rollcall/client"
 	"github.com/rollcall-presence/rollcall/internal/testkit"
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // Three processes on one real Redis: users come and go on each, watchers on each see
@@ -21,8 +22,8 @@ import (
 func TestThreeNodes(t *testing.T) {
 	redis := testkit.Redis(t)
 	redisURL := "redis://" + redis.Addr
-	nodes := []*node{start(t, redisURL), start(t, redisURL), start(t, redisURL)}
-	sid := nodes[0].newService()
+	nodes := []*rig.Node{rig.Start(t, redisURL), rig.Start(t, redisURL), rig.Start(t, redisURL)}
+	sid := nodes[0].NewService()
 
 	const perNode = 30
 	var identities []string
@@ -31,9 +32,9 @@ func TestThreeNodes(t *testing.T) {
 			identities = append(identities, fmt.Sprintf("user-%d-%d", i, u))
 		}
 	}
-	var watchers []*watcher
+	var watchers []*rig.Watcher
 	for i, n := range nodes {
-		watchers = append(watchers, watch(t, n.ws(), sid, fmt.Sprint("watcher", i), identities...))
+		watchers = append(watchers, rig.Watch(t, n.WS(), sid, fmt.Sprint("watcher", i), identities...))
 	}
 	each := func(what, want string, d time.Duration, which func(identity string) bool) {
 		t.Helper()
@@ -45,8 +46,8 @@ func TestThreeNodes(t *testing.T) {
 				if !which(id) {
 					continue
 				}
-				within(t, d, fmt.Sprintf("%s: watcher %d sees %s", what, i, id), func() error {
-					if got := w.history(id); got != want {
+				rig.Within(t, d, fmt.Sprintf("%s: watcher %d sees %s", what, i, id), func() error {
+					if got := w.History(id); got != want {
 						return fmt.Errorf("saw %q; want %q", got, want)
 					}
 					return nil
@@ -63,7 +64,7 @@ func TestThreeNodes(t *testing.T) {
 		wg.Go(func() {
 			for u := range perNode {
 				id := fmt.Sprintf("user-%d-%d", i, u)
-				c := connect(t, n.ws(), sid, id, client.Options{})
+				c := rig.Connect(t, n.WS(), sid, id, client.Options{})
 				mu.Lock()
 				clients[id] = c
 				mu.Unlock()
@@ -85,13 +86,13 @@ func TestThreeNodes(t *testing.T) {
 	each("signed out", "true false", 10*time.Second, odd)
 	for id := range clients {
 		if odd(id) {
-			clients[id] = connect(t, nodes[int(id[5]-'0')].ws(), sid, id, client.Options{})
+			clients[id] = rig.Connect(t, nodes[int(id[5]-'0')].WS(), sid, id, client.Options{})
 		}
 	}
 	each("came back", "true false true", 10*time.Second, odd)
 	for i, w := range watchers {
-		w.reset()
-		if got := state(nodes[i].online(sid, identities[i])); got != "true" {
+		w.Reset()
+		if got := rig.State(nodes[i].Online(sid, identities[i])); got != "true" {
 			t.Errorf("REST on node %d: is_online of %s = %s; want true", i, identities[i], got)
 		}
 	}
@@ -104,18 +105,18 @@ func TestThreeNodes(t *testing.T) {
 			c.Drop()
 		}
 	}
-	nodes[2].kill()
+	nodes[2].Kill()
 	watchers[2] = nil
 	for _, id := range back {
-		connect(t, nodes[0].ws(), sid, id, client.Options{})
+		rig.Connect(t, nodes[0].WS(), sid, id, client.Options{})
 	}
 	// lease 10 s + sweep 3 s, and time for a busy machine
 	each("killed", "false", 25*time.Second, lost)
 	// Nothing else was seen, and nothing more comes: two more heartbeats.
 	settled := time.Now().Add(7 * time.Second)
-	eventually(t, "two more heartbeats", func() error {
+	rig.Eventually(t, "two more heartbeats", func() error {
 		if time.Now().Before(settled) {
-			return errNotYet
+			return rig.ErrNotYet
 		}
 		return nil
 	})
@@ -126,7 +127,7 @@ func TestThreeNodes(t *testing.T) {
 		if lost(id) {
 			want = "false"
 		}
-		if got := state(nodes[1].online(sid, id)); got != want {
+		if got := rig.State(nodes[1].Online(sid, id)); got != want {
 			t.Errorf("REST: is_online of %s = %s; want %s", id, got, want)
 		}
 	}
@@ -137,9 +138,9 @@ func TestRollingRestart(t *testing.T) {
 	redis := testkit.Redis(t)
 	redisURL := "redis://" + redis.Addr
 	const drain = "ROLLCALL_DRAIN_TIMEOUT=6s"
-	nodes := []*node{start(t, redisURL, drain), start(t, redisURL, drain), start(t, redisURL, drain)}
-	lb := balance(t, slices.Clone(nodes)...)
-	sid := nodes[0].newService()
+	nodes := []*rig.Node{rig.Start(t, redisURL, drain), rig.Start(t, redisURL, drain), rig.Start(t, redisURL, drain)}
+	lb := rig.Balance(t, slices.Clone(nodes)...)
+	sid := nodes[0].NewService()
 
 	const users = 60
 	var identities []string
@@ -149,28 +150,28 @@ func TestRollingRestart(t *testing.T) {
 	var connects sync.Map // identity -> number of sessions it had
 	for _, id := range identities {
 		n := 0
-		connect(t, lb.ws(), sid, id, client.Options{OnConnect: func(client.Welcome) { n++; connects.Store(id, n) }})
+		rig.Connect(t, lb.WS(), sid, id, client.Options{OnConnect: func(client.Welcome) { n++; connects.Store(id, n) }})
 	}
-	w := watch(t, lb.ws(), sid, "watcher", identities...)
+	w := rig.Watch(t, lb.WS(), sid, "watcher", identities...)
 	for i := range nodes {
-		nodes[i].stop()
-		nodes[i] = start(t, redisURL, drain)
-		lb.set(i, nodes[i])
+		nodes[i].Stop()
+		nodes[i] = rig.Start(t, redisURL, drain)
+		lb.Set(i, nodes[i])
 	}
 	// Long enough for any linger that was begun to end.
 	settled := time.Now().Add(23 * time.Second)
-	within(t, 40*time.Second, "lingers to end", func() error {
+	rig.Within(t, 40*time.Second, "lingers to end", func() error {
 		if time.Now().Before(settled) {
-			return errNotYet
+			return rig.ErrNotYet
 		}
 		return nil
 	})
-	if n := w.events(); n != 0 {
-		t.Errorf("saw %d presence events: %v; want none", n, w.seen)
+	if n := w.Events(); n != 0 {
+		t.Errorf("saw %d presence events: %v; want none", n, w.Seen())
 	}
 	moved := 0
 	for _, id := range identities {
-		if got := state(nodes[0].online(sid, id)); got != "true" {
+		if got := rig.State(nodes[0].Online(sid, id)); got != "true" {
 			t.Errorf("is_online of %s = %s; want true", id, got)
 		}
 		if n, _ := connects.Load(id); n.(int) > 1 {
@@ -185,23 +186,23 @@ func TestRollingRestart(t *testing.T) {
 // A page reload within linger is not seen; a user that does not come back is, after
 // linger; the switch turns all to null and back.
 func TestEmbedded(t *testing.T) {
-	n := start(t, "embedded", "ROLLCALL_LINGER=2s")
-	sid := n.newService()
-	w := watch(t, n.ws(), sid, "watcher", "ada", "bob")
+	n := rig.Start(t, "embedded", "ROLLCALL_LINGER=2s")
+	sid := n.NewService()
+	w := rig.Watch(t, n.WS(), sid, "watcher", "ada", "bob")
 	see := func(what, identity, want string) {
 		t.Helper()
-		eventually(t, what, func() error {
-			if got := w.history(identity); got != want {
+		rig.Eventually(t, what, func() error {
+			if got := w.History(identity); got != want {
 				return fmt.Errorf("saw %q; want %q", got, want)
 			}
 			return nil
 		})
 	}
-	ada := connect(t, n.ws(), sid, "ada", client.Options{})
+	ada := rig.Connect(t, n.WS(), sid, "ada", client.Options{})
 	see("ada comes", "ada", "true")
 	ada.Drop()
-	ada = connect(t, n.ws(), sid, "ada", client.Options{})
-	bob := connect(t, n.ws(), sid, "bob", client.Options{})
+	ada = rig.Connect(t, n.WS(), sid, "ada", client.Options{})
+	bob := rig.Connect(t, n.WS(), sid, "bob", client.Options{})
 	see("bob comes", "bob", "true")
 	began := time.Now()
 	bob.Drop()
@@ -210,19 +211,19 @@ func TestEmbedded(t *testing.T) {
 		t.Errorf("bob was seen to leave after %v; want linger first", d)
 	}
 	see("ada was never seen to leave", "ada", "true")
-	n.flip(sid, false)
+	n.Flip(sid, false)
 	see("switched off", "ada", "true null")
-	if got := n.online(sid, "ada"); got != nil {
+	if got := n.Online(sid, "ada"); got != nil {
 		t.Errorf("REST after the switch: %v; want null", *got)
 	}
-	n.flip(sid, true)
+	n.Flip(sid, true)
 	see("switched on", "ada", "true null true")
 	see("bob was not online since", "bob", "true false null")
 	if err := ada.Close(); err != nil {
 		t.Error(err)
 	}
 	see("ada signs out", "ada", "true null true false")
-	if code := n.rest("DELETE", "/v1/Services/"+sid+"/Users/bob", nil, nil); code != http.StatusNoContent {
+	if code := n.REST("DELETE", "/v1/Services/"+sid+"/Users/bob", nil, nil); code != http.StatusNoContent {
 		t.Errorf("deleting bob: %d", code)
 	}
 }
@@ -232,22 +233,22 @@ func TestEmbedded(t *testing.T) {
 func TestFlush(t *testing.T) {
 	redis := testkit.Redis(t)
 	redisURL := "redis://" + redis.Addr
-	n1, n2 := start(t, redisURL), start(t, redisURL)
-	sid := n1.newService()
+	n1, n2 := rig.Start(t, redisURL), rig.Start(t, redisURL)
+	sid := n1.NewService()
 	var connects atomic.Int32
-	bob := connect(t, n1.ws(), sid, "bob", client.Options{OnConnect: func(client.Welcome) { connects.Add(1) }})
-	w := watch(t, n2.ws(), sid, "watcher", "bob")
-	before := n1.user(sid, "bob")
+	bob := rig.Connect(t, n1.WS(), sid, "bob", client.Options{OnConnect: func(client.Welcome) { connects.Add(1) }})
+	w := rig.Watch(t, n2.WS(), sid, "watcher", "bob")
+	before := n1.User(sid, "bob")
 	c := redis.Client()
 	defer func() { _ = c.Close() }()
 	if err := c.FlushAll(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 10*time.Second, "bob is there again", func() error {
-		if u := n2.user(sid, "bob"); u.SID != before.SID || state(u.IsOnline) != "true" {
+	rig.Within(t, 10*time.Second, "bob is there again", func() error {
+		if u := n2.User(sid, "bob"); u.SID != before.SID || rig.State(u.IsOnline) != "true" {
 			return fmt.Errorf("%+v", u)
 		}
-		if got := w.history("bob"); got != "" && got != "null true" {
+		if got := w.History("bob"); got != "" && got != "null true" {
 			return fmt.Errorf("saw %q", got)
 		}
 		return nil
@@ -255,15 +256,15 @@ func TestFlush(t *testing.T) {
 	if n := connects.Load(); n != 1 {
 		t.Errorf("bob connected %d times; want once", n)
 	}
-	if code := n1.rest("GET", "/v1/Configuration", nil, nil); code != http.StatusOK {
+	if code := n1.REST("GET", "/v1/Configuration", nil, nil); code != http.StatusOK {
 		t.Errorf("account configuration after the flush: %d", code)
 	}
-	w.reset()
+	w.Reset()
 	if err := bob.Close(); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "bob is seen to leave", func() error {
-		if got := w.history("bob"); got != "false" {
+	rig.Eventually(t, "bob is seen to leave", func() error {
+		if got := w.History("bob"); got != "false" {
 			return fmt.Errorf("saw %q", got)
 		}
 		return nil
@@ -274,50 +275,50 @@ func TestFlush(t *testing.T) {
 func TestResourcesSurvive(t *testing.T) {
 	redis := testkit.Redis(t, "--appendonly", "yes", "--appendfsync", "always")
 	redisURL := "redis://" + redis.Addr
-	n := start(t, redisURL)
-	sid := n.newService()
-	if code := n.rest("POST", "/v1/Services/"+sid+"/Users", url.Values{"Identity": {"ada"}, "FriendlyName": {"Ada"}}, nil); code != http.StatusCreated {
+	n := rig.Start(t, redisURL)
+	sid := n.NewService()
+	if code := n.REST("POST", "/v1/Services/"+sid+"/Users", url.Values{"Identity": {"ada"}, "FriendlyName": {"Ada"}}, nil); code != http.StatusCreated {
 		t.Fatalf("creating ada: %d", code)
 	}
 	var credential, binding struct {
 		SID        string `json:"sid"`
 		Credential string `json:"credential_sid"`
 	}
-	if code := n.rest("POST", "/v1/Credentials", url.Values{"Type": {"fcm"}, "Secret": {"s"}}, &credential); code != http.StatusCreated {
+	if code := n.REST("POST", "/v1/Credentials", url.Values{"Type": {"fcm"}, "Secret": {"s"}}, &credential); code != http.StatusCreated {
 		t.Fatalf("creating a credential: %d", code)
 	}
 	form := url.Values{"BindingType": {"fcm"}, "Address": {"phone"}, "CredentialSid": {credential.SID}}
-	if code := n.rest("POST", "/v1/Services/"+sid+"/Users/ada/Bindings", form, &binding); code != http.StatusCreated {
+	if code := n.REST("POST", "/v1/Services/"+sid+"/Users/ada/Bindings", form, &binding); code != http.StatusCreated {
 		t.Fatalf("registering ada's phone: %d", code)
 	}
-	bob := connect(t, n.ws(), sid, "bob", client.Options{})
-	watcher := watch(t, n.ws(), sid, "watcher", "ada", "bob")
+	bob := rig.Connect(t, n.WS(), sid, "bob", client.Options{})
+	watcher := rig.Watch(t, n.WS(), sid, "watcher", "ada", "bob")
 	redis.Kill()
 	redis.Start(t)
-	n2 := start(t, redisURL)
+	n2 := rig.Start(t, redisURL)
 	var u struct {
 		FriendlyName string `json:"friendly_name"`
 		IsNotifiable *bool  `json:"is_notifiable"`
 	}
-	if code := n2.rest("GET", "/v1/Services/"+sid+"/Users/ada", nil, &u); code != http.StatusOK || u.FriendlyName != "Ada" || state(u.IsNotifiable) != "true" {
-		t.Errorf("ada after the restart: %d, %+v, notifiable %s", code, u, state(u.IsNotifiable))
+	if code := n2.REST("GET", "/v1/Services/"+sid+"/Users/ada", nil, &u); code != http.StatusOK || u.FriendlyName != "Ada" || rig.State(u.IsNotifiable) != "true" {
+		t.Errorf("ada after the restart: %d, %+v, notifiable %s", code, u, rig.State(u.IsNotifiable))
 	}
 	found := binding
-	if code := n2.rest("GET", "/v1/Services/"+sid+"/Bindings/"+binding.SID, nil, &found); code != http.StatusOK || found != binding || found.Credential != credential.SID {
+	if code := n2.REST("GET", "/v1/Services/"+sid+"/Bindings/"+binding.SID, nil, &found); code != http.StatusOK || found != binding || found.Credential != credential.SID {
 		t.Errorf("ada's binding after the restart: %d, %+v; want %+v", code, found, binding)
 	}
-	if code := n2.rest("DELETE", "/v1/Credentials/"+credential.SID, nil, nil); code != http.StatusNoContent {
+	if code := n2.REST("DELETE", "/v1/Credentials/"+credential.SID, nil, nil); code != http.StatusNoContent {
 		t.Errorf("deleting the credential after the restart: %d", code)
 	}
-	eventually(t, "ada is not notifiable any more", func() error {
-		if n2.rest("GET", "/v1/Services/"+sid+"/Users/ada", nil, &u); state(u.IsNotifiable) != "false" {
-			return fmt.Errorf("is_notifiable is %s", state(u.IsNotifiable))
+	rig.Eventually(t, "ada is not notifiable any more", func() error {
+		if n2.REST("GET", "/v1/Services/"+sid+"/Users/ada", nil, &u); rig.State(u.IsNotifiable) != "false" {
+			return fmt.Errorf("is_notifiable is %s", rig.State(u.IsNotifiable))
 		}
 		return nil
 	})
 	// The session lived through it, on the node that holds it and in what others see.
-	eventually(t, "the node is in touch with Redis again", func() error {
-		res, err := http.Get("http://" + n.admin + "/readyz")
+	rig.Eventually(t, "the node is in touch with Redis again", func() error {
+		res, err := http.Get("http://" + n.Admin + "/readyz")
 		if err != nil {
 			return err
 		}
@@ -327,14 +328,14 @@ func TestResourcesSurvive(t *testing.T) {
 		}
 		return nil
 	})
-	if got := state(n2.online(sid, "bob")); got != "true" {
+	if got := rig.State(n2.Online(sid, "bob")); got != "true" {
 		t.Errorf("is_online of bob after the restart = %s; want true", got)
 	}
 	if err := bob.Close(); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "bob is seen to leave", func() error {
-		if got := watcher.history("bob"); got != "false" {
+	rig.Eventually(t, "bob is seen to leave", func() error {
+		if got := watcher.History("bob"); got != "false" {
 			return fmt.Errorf("saw %q", got)
 		}
 		return nil

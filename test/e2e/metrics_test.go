@@ -5,34 +5,36 @@ import (
 	"testing"
 
 	"github.com/rollcall-presence/rollcall/client"
+
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // docs/metrics.md has a row for each metric that a running node shows, with its
 // labels, all their values, and its help, and none for others.
 // What the metrics are there for: each moves when it should.
 func TestMetricsMove(t *testing.T) {
-	n := start(t, "embedded", "ROLLCALL_HEARTBEAT=200ms")
-	sid := n.newService()
-	w := watch(t, n.ws(), sid, "watcher", "ada")
-	eventually(t, "each of the 16 partitions has had a heartbeat", func() error {
-		if got := n.metrics()[`rollcall_lease_renewals_total{outcome="ok"}`]; got < 32 {
+	n := rig.Start(t, "embedded", "ROLLCALL_HEARTBEAT=200ms")
+	sid := n.NewService()
+	w := rig.Watch(t, n.WS(), sid, "watcher", "ada")
+	rig.Eventually(t, "each of the 16 partitions has had a heartbeat", func() error {
+		if got := n.Metrics()[`rollcall_lease_renewals_total{outcome="ok"}`]; got < 32 {
 			return fmt.Errorf("%v heartbeats", got)
 		}
 		return nil
 	})
-	before := n.metrics()
-	ada := connect(t, n.ws(), sid, "ada", client.Options{})
+	before := n.Metrics()
+	ada := rig.Connect(t, n.WS(), sid, "ada", client.Options{})
 	if err := ada.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "ada left", func() error {
-		if got := w.history("ada"); got != "true false" {
+	rig.Eventually(t, "ada left", func() error {
+		if got := w.History("ada"); got != "true false" {
 			return fmt.Errorf("saw %q", got)
 		}
 		return nil
 	})
-	eventually(t, "all is counted", func() error {
-		after := n.metrics()
+	rig.Eventually(t, "all is counted", func() error {
+		after := n.Metrics()
 		for name, grew := range map[string]float64{
 			`rollcall_transitions_total{cause="connect",kind="online"}`: 1,
 			`rollcall_transitions_total{cause="clean",kind="offline"}`:  1,

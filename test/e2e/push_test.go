@@ -10,15 +10,16 @@ import (
 
 	"github.com/rollcall-presence/rollcall/client"
 	"github.com/rollcall-presence/rollcall/internal/testkit"
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // notified follows what one session is told of users being notifiable.
-func notified(t *testing.T, n *node, sid string, identities ...string) *notifications {
+func notified(t *testing.T, n *rig.Node, sid string, identities ...string) *notifications {
 	t.Helper()
 	w := &notifications{t: t, events: make(chan string, 64)}
-	w.Client = connect(t, n.ws(), sid, "watcher", client.Options{Invisible: true, OnEvent: func(e client.Event) {
+	w.Client = rig.Connect(t, n.WS(), sid, "watcher", client.Options{Invisible: true, OnEvent: func(e client.Event) {
 		if e.Kind == client.UserUpdated {
-			w.events <- fmt.Sprint(e.User.Identity, " ", state(e.User.IsNotifiable), " ", e.Reasons)
+			w.events <- fmt.Sprint(e.User.Identity, " ", rig.State(e.User.IsNotifiable), " ", e.Reasons)
 		}
 	}})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -28,7 +29,7 @@ func notified(t *testing.T, n *node, sid string, identities ...string) *notifica
 		t.Fatal(err)
 	}
 	for _, u := range users {
-		w.first = append(w.first, state(u.IsNotifiable))
+		w.first = append(w.first, rig.State(u.IsNotifiable))
 	}
 	return w
 }
@@ -63,12 +64,12 @@ func (w *notifications) want(when string, d time.Duration, states ...string) {
 func TestPushBindings(t *testing.T) {
 	redis := testkit.Redis(t)
 	redisURL := "redis://" + redis.Addr
-	here, there := start(t, redisURL), start(t, redisURL)
-	sid := here.newService()
+	here, there := rig.Start(t, redisURL), rig.Start(t, redisURL)
+	sid := here.NewService()
 	ctx := t.Context()
 	users := map[string]*client.Client{}
 	for _, id := range []string{"alice", "bob"} {
-		users[id] = connect(t, here.ws(), sid, id, client.Options{})
+		users[id] = rig.Connect(t, here.WS(), sid, id, client.Options{})
 	}
 	w := notified(t, there, sid, "alice", "bob", "carol")
 	if got := fmt.Sprint(w.first); got != "[null null null]" {
@@ -85,7 +86,7 @@ func TestPushBindings(t *testing.T) {
 	rest := func(method, path string, form url.Values, want int) map[string]any {
 		t.Helper()
 		var v map[string]any
-		if code := there.rest(method, path, form, &v); code != want {
+		if code := there.REST(method, path, form, &v); code != want {
 			t.Fatalf("%s %s = %d %v; want %d", method, path, code, v, want)
 		}
 		return v
@@ -128,22 +129,22 @@ func TestPushBindings(t *testing.T) {
 	w.want("deleted over REST", 5*time.Second, "carol false")
 
 	// The switch.
-	there.flip(sid, false)
-	eventually(t, "all is null", func() error {
+	there.Flip(sid, false)
+	rig.Eventually(t, "all is null", func() error {
 		for _, id := range []string{"alice", "bob", "carol"} {
 			var u struct {
 				IsNotifiable *bool `json:"is_notifiable"`
 			}
-			here.rest("GET", "/v1/Services/"+sid+"/Users/"+id, nil, &u)
+			here.REST("GET", "/v1/Services/"+sid+"/Users/"+id, nil, &u)
 			if u.IsNotifiable != nil {
 				return fmt.Errorf("%s is notifiable: %v", id, *u.IsNotifiable)
 			}
 		}
 		return nil
 	})
-	there.flip(sid, true)
+	there.Flip(sid, true)
 	last := map[string]string{}
-	within(t, 10*time.Second, "switched on again", func() error {
+	rig.Within(t, 10*time.Second, "switched on again", func() error {
 		for {
 			select {
 			case e := <-w.events:
@@ -170,7 +171,7 @@ func TestPushBindings(t *testing.T) {
 	}
 	w.want("unregistered", 5*time.Second, "bob false")
 	for id := range users {
-		if got := state(there.online(sid, id)); got != "true" {
+		if got := rig.State(there.Online(sid, id)); got != "true" {
 			t.Errorf("is_online of %s = %s; want true", id, got)
 		}
 	}

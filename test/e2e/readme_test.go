@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // The README's transcript is what really happens: each command is run, in one shell,
@@ -21,15 +23,15 @@ func TestREADME(t *testing.T) {
 	if block == nil {
 		t.Fatal("the README has no transcript")
 	}
-	n := start(t, "embedded", "ROLLCALL_ACCOUNT_SID=", "ROLLCALL_AUTH_TOKEN=", "ROLLCALL_API_KEY_SID=", "ROLLCALL_API_KEY_SECRET=")
+	n := rig.Start(t, "embedded", "ROLLCALL_ACCOUNT_SID=", "ROLLCALL_AUTH_TOKEN=", "ROLLCALL_API_KEY_SID=", "ROLLCALL_API_KEY_SECRET=")
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(binary, filepath.Join(dir, "bin", "rollcall")); err != nil {
+	if err := os.Symlink(rig.Binary(t), filepath.Join(dir, "bin", "rollcall")); err != nil {
 		t.Fatal(err)
 	}
-	transcript := strings.ReplaceAll(string(block[1]), "127.0.0.1:8080", n.addr)
+	transcript := strings.ReplaceAll(string(block[1]), "127.0.0.1:8080", n.Addr)
 	const mark = "### "
 	var script, want strings.Builder
 	commands := 0
@@ -48,7 +50,7 @@ func TestREADME(t *testing.T) {
 	}
 	sh := exec.CommandContext(t.Context(), "bash", "-c", script.String())
 	sh.Dir = dir
-	sh.Env = append(os.Environ(), "ROLLCALL_ADDR="+n.addr)
+	sh.Env = append(os.Environ(), "ROLLCALL_ADDR="+n.Addr)
 	var out, stderr bytes.Buffer
 	sh.Stdout, sh.Stderr = &out, &stderr
 	if err := sh.Run(); err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rollcall-presence/rollcall/client"
 	"github.com/rollcall-presence/rollcall/internal/testkit"
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // follower follows a service's event stream, as a follower does that must not miss
@@ -34,14 +35,14 @@ type heard struct {
 
 // follow opens the stream on a node, where the last one ended. The channel is closed
 // when it ends.
-func (b *follower) follow(n *node, sid string) <-chan struct{} {
+func (b *follower) follow(n *rig.Node, sid string) <-chan struct{} {
 	b.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	req, err := http.NewRequestWithContext(ctx, "GET", "http://"+n.addr+"/v1/Services/"+sid+"/Presence/Events", nil)
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://"+n.Addr+"/v1/Services/"+sid+"/Presence/Events", nil)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	req.SetBasicAuth(account, authToken)
+	req.SetBasicAuth(rig.Account, rig.AuthToken)
 	b.mu.Lock()
 	if b.last != "" {
 		req.Header.Set("Last-Event-ID", b.last)
@@ -105,7 +106,7 @@ func (b *follower) event(name, id, data string) {
 // knows waits until the follower has been told the states.
 func (b *follower) knows(want map[string]string) {
 	b.t.Helper()
-	eventually(b.t, "the follower knows all", func() error {
+	rig.Eventually(b.t, "the follower knows all", func() error {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		for identity, state := range want {
@@ -122,13 +123,13 @@ func (b *follower) knows(want map[string]string) {
 // meanwhile is told.
 func TestEventStreamAcrossNodes(t *testing.T) {
 	redisURL := "redis://" + testkit.Redis(t).Addr
-	n := start(t, redisURL)
-	sid := n.newService()
+	n := rig.Start(t, redisURL)
+	sid := n.NewService()
 	b := &follower{t: t, seen: map[string]heard{}}
 	want := map[string]string{}
 	clients := map[string]*client.Client{}
 	join := func(identity string) time.Time {
-		clients[identity] = connect(t, n.ws(), sid, identity, client.Options{})
+		clients[identity] = rig.Connect(t, n.WS(), sid, identity, client.Options{})
 		want[identity] = "online"
 		return time.Now()
 	}
@@ -138,8 +139,8 @@ func TestEventStreamAcrossNodes(t *testing.T) {
 		}
 		want[identity] = "offline"
 	}
-	for round, how := range []func(*node){(*node).stop, (*node).kill} {
-		other := start(t, redisURL)
+	for round, how := range []func(*rig.Node){(*rig.Node).Stop, (*rig.Node).Kill} {
+		other := rig.Start(t, redisURL)
 		ended := b.follow(other, sid)
 		name := func(i int) string { return fmt.Sprintf("user-%d-%d", round, i) }
 		online := map[string]time.Time{}
@@ -172,7 +173,7 @@ func TestEventStreamAcrossNodes(t *testing.T) {
 		for i := range 5 {
 			join(name(20 + i))
 		}
-		if code := n.rest("DELETE", "/v1/Services/"+sid+"/Users/"+name(19), nil, nil); code != http.StatusNoContent {
+		if code := n.REST("DELETE", "/v1/Services/"+sid+"/Users/"+name(19), nil, nil); code != http.StatusNoContent {
 			t.Fatalf("deleting: %d", code)
 		}
 		want[name(19)] = "deleted"
@@ -188,12 +189,12 @@ func TestEventStreamAcrossNodes(t *testing.T) {
 	}
 	var truth struct {
 		Users []struct {
-			user
+			rig.User
 			Identity string `json:"identity"`
 			Rev      int64  `json:"rev"`
 		} `json:"users"`
 	}
-	if code := n.rest("GET", "/v1/Services/"+sid+"/Presence?"+query.Encode(), nil, &truth); code != http.StatusOK || len(truth.Users) != len(want) {
+	if code := n.REST("GET", "/v1/Services/"+sid+"/Presence?"+query.Encode(), nil, &truth); code != http.StatusOK || len(truth.Users) != len(want) {
 		t.Fatalf("reading the truth: %d, %d users", code, len(truth.Users))
 	}
 	states := map[string]string{"true": "online", "false": "offline"}
@@ -205,8 +206,8 @@ func TestEventStreamAcrossNodes(t *testing.T) {
 			if got.state != "deleted" {
 				t.Errorf("%s was told as %+v; it is deleted", u.Identity, got)
 			}
-		} else if got.state != states[state(u.IsOnline)] || got.rev != u.Rev {
-			t.Errorf("%s was told as %+v; it is %s at revision %d", u.Identity, got, state(u.IsOnline), u.Rev)
+		} else if got.state != states[rig.State(u.IsOnline)] || got.rev != u.Rev {
+			t.Errorf("%s was told as %+v; it is %s at revision %d", u.Identity, got, rig.State(u.IsOnline), u.Rev)
 		}
 	}
 }
@@ -217,17 +218,17 @@ func TestEventStreamAcrossNodes(t *testing.T) {
 func TestEndSessionsOnAnotherNode(t *testing.T) {
 	redisURL := "redis://" + testkit.Redis(t).Addr
 	env := []string{"ROLLCALL_HEARTBEAT=20s", "ROLLCALL_LEASE_TTL=60s"}
-	holder, asked := start(t, redisURL, env...), start(t, redisURL, env...)
-	sid := asked.newService()
-	w := watch(t, asked.ws(), sid, "watcher", "ann", "bob")
-	open := func(n *node, identity string) (c *raw, id string) {
-		token, err := mint(sid, identity)(t.Context())
+	holder, asked := rig.Start(t, redisURL, env...), rig.Start(t, redisURL, env...)
+	sid := asked.NewService()
+	w := rig.Watch(t, asked.WS(), sid, "watcher", "ann", "bob")
+	open := func(n *rig.Node, identity string) (c *rig.Raw, id string) {
+		token, err := rig.Mint(sid, identity)(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		c = n.raw(t)
-		c.text(`{"type":"hello","token":"` + token + `"}`)
-		id, _ = c.message("welcome")["session"].(string)
+		c = n.Raw(t)
+		c.Text(`{"type":"hello","token":"` + token + `"}`)
+		id, _ = c.Message("welcome")["session"].(string)
 		return c, id
 	}
 	one, first := open(holder, "ann")
@@ -240,7 +241,7 @@ func TestEndSessionsOnAnotherNode(t *testing.T) {
 		var answer struct {
 			Sessions []struct{ ID, Node string } `json:"sessions"`
 		}
-		if code := asked.rest("GET", path, nil, &answer); code != http.StatusOK {
+		if code := asked.REST("GET", path, nil, &answer); code != http.StatusOK {
 			t.Fatalf("listing: %d", code)
 		}
 		return answer.Sessions
@@ -253,10 +254,10 @@ func TestEndSessionsOnAnotherNode(t *testing.T) {
 	if len(list) != 3 || len(nodes) != 2 {
 		t.Fatalf("sessions = %v; want three on two nodes", list)
 	}
-	prompt := func(what string, begin time.Time, ended ...*raw) {
+	prompt := func(what string, begin time.Time, ended ...*rig.Raw) {
 		t.Helper()
 		for _, c := range ended {
-			c.ends(3503)
+			c.Ends(3503)
 		}
 		took := time.Since(begin)
 		t.Logf("%s: closed after %v", what, took)
@@ -265,30 +266,30 @@ func TestEndSessionsOnAnotherNode(t *testing.T) {
 		}
 	}
 	begin := time.Now()
-	if code := asked.rest("DELETE", path+"/"+first, nil, nil); code != http.StatusNoContent {
+	if code := asked.REST("DELETE", path+"/"+first, nil, nil); code != http.StatusNoContent {
 		t.Fatalf("ending one: %d", code)
 	}
 	prompt("one session", begin, one)
-	two.alive()
+	two.Alive()
 	if got := len(sessions()); got != 2 {
 		t.Errorf("%d sessions left; want 2", got)
 	}
-	if h := w.history("ann"); h != "true" {
+	if h := w.History("ann"); h != "true" {
 		t.Errorf("the watcher saw %q; want ann to stay online", h)
 	}
 	begin = time.Now()
-	if code := asked.rest("DELETE", path, nil, nil); code != http.StatusNoContent {
+	if code := asked.REST("DELETE", path, nil, nil); code != http.StatusNoContent {
 		t.Fatalf("ending all: %d", code)
 	}
 	prompt("all sessions", begin, two, three)
-	within(t, 5*time.Second, "the watcher sees ann leave", func() error {
-		if h := w.history("ann"); h != "true false" {
+	rig.Within(t, 5*time.Second, "the watcher sees ann leave", func() error {
+		if h := w.History("ann"); h != "true false" {
 			return fmt.Errorf("saw %q", h)
 		}
 		return nil
 	})
 	begin = time.Now()
-	if code := asked.rest("DELETE", "/v1/Services/"+sid+"/Users/bob", nil, nil); code != http.StatusNoContent {
+	if code := asked.REST("DELETE", "/v1/Services/"+sid+"/Users/bob", nil, nil); code != http.StatusNoContent {
 		t.Fatalf("deleting: %d", code)
 	}
 	prompt("a deleted user's session", begin, bob)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/rollcall-presence/rollcall/client"
 	"github.com/rollcall-presence/rollcall/internal/testkit"
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // toNode leads the helper library's requests to a node.
@@ -26,9 +27,9 @@ func (to toNode) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // twilio is the unmodified helper library, talking to the node.
-func (n *node) twilio(user, password string) *conversations.ApiService {
-	c := &twilioclient.Client{Credentials: twilioclient.NewCredentials(user, password), HTTPClient: &http.Client{Transport: toNode{n.addr}}}
-	c.SetAccountSid(account)
+func twilioOn(n *rig.Node, user, password string) *conversations.ApiService {
+	c := &twilioclient.Client{Credentials: twilioclient.NewCredentials(user, password), HTTPClient: &http.Client{Transport: toNode{n.Addr}}}
+	c.SetAccountSid(rig.Account)
 	return twilio.NewRestClientWithParams(twilio.ClientParams{Client: c}).ConversationsV1
 }
 
@@ -37,8 +38,8 @@ func (n *node) twilio(user, password string) *conversations.ApiService {
 // is reachable.
 func TestTwilioLibrary(t *testing.T) {
 	redisURL := "redis://" + testkit.Redis(t).Addr
-	one, two := start(t, redisURL), start(t, redisURL)
-	api, other := one.twilio(account, authToken), two.twilio(keySID, keySecret)
+	one, two := rig.Start(t, redisURL), rig.Start(t, redisURL)
+	api, other := twilioOn(one, rig.Account, rig.AuthToken), twilioOn(two, rig.KeySID, rig.KeySecret)
 
 	name, on := "Library", true
 	service, err := api.CreateService(&conversations.CreateServiceParams{FriendlyName: &name})
@@ -68,18 +69,18 @@ func TestTwilioLibrary(t *testing.T) {
 		t.Helper()
 		for _, sid := range []string{*users[7].Sid, "user%207%2F%C3%A9"} {
 			u, err := api.FetchUser(sid)
-			if err != nil || state(u.IsOnline) != want || u.IsNotifiable != nil {
+			if err != nil || rig.State(u.IsOnline) != want || u.IsNotifiable != nil {
 				t.Errorf("FetchUser(%s) = %+v, %v; want is_online %s", sid, u, err, want)
 			}
 		}
 	}
 	online("null")
 	token := func(context.Context) (string, error) {
-		at := jwt.CreateAccessToken(jwt.AccessTokenParams{AccountSid: account, SigningKeySid: keySID, Secret: keySecret, Identity: "user 7/é"})
+		at := jwt.CreateAccessToken(jwt.AccessTokenParams{AccountSid: rig.Account, SigningKeySid: rig.KeySID, Secret: rig.KeySecret, Identity: "user 7/é"})
 		at.AddGrant(&jwt.ChatGrant{ServiceSid: *service.Sid})
 		return at.ToJwt()
 	}
-	c, err := client.Dial(t.Context(), two.ws(), client.Options{Token: token})
+	c, err := client.Dial(t.Context(), two.WS(), client.Options{Token: token})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,17 +88,17 @@ func TestTwilioLibrary(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the sign-out shows", func() error {
+	rig.Eventually(t, "the sign-out shows", func() error {
 		u, err := api.FetchUser(*users[7].Sid)
-		if err == nil && state(u.IsOnline) != "false" {
-			return errNotYet
+		if err == nil && rig.State(u.IsOnline) != "false" {
+			return rig.ErrNotYet
 		}
 		return err
 	})
 	online("false")
 
 	// Deleted by REST on one node, a user is put out on the other, for good.
-	c, err = client.Dial(t.Context(), two.ws(), client.Options{Token: token})
+	c, err = client.Dial(t.Context(), two.WS(), client.Options{Token: token})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,19 +106,19 @@ func TestTwilioLibrary(t *testing.T) {
 	if err := api.DeleteUser(*users[7].Sid, nil); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the deleted user is put out", func() error {
+	rig.Eventually(t, "the deleted user is put out", func() error {
 		select {
 		case <-c.Done():
 			return nil
 		default:
-			return errNotYet
+			return rig.ErrNotYet
 		}
 	})
 	_, err = other.FetchServiceUser(*service.Sid, *users[7].Sid)
 	if e, ok := errors.AsType[*twilioclient.TwilioRestError](err); !ok || e.Status != 404 || e.Code != 20404 {
 		t.Errorf("a deleted user = %v; want 404, 20404", err)
 	}
-	_, err = two.twilio(account, "wrong").FetchConfiguration()
+	_, err = twilioOn(two, rig.Account, "wrong").FetchConfiguration()
 	if e, ok := errors.AsType[*twilioclient.TwilioRestError](err); !ok || e.Status != 401 || e.Code != 20003 {
 		t.Errorf("a wrong token = %v; want 401, 20003", err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/rollcall-presence/rollcall/client"
 	"github.com/rollcall-presence/rollcall/internal/testkit"
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // told is one webhook as a backend received it.
@@ -51,7 +52,7 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for name := range r.PostForm {
 		params[name] = r.PostForm.Get(name)
 	}
-	v := twilio.NewRequestValidator(authToken)
+	v := twilio.NewRequestValidator(rig.AuthToken)
 	if !v.Validate(b.URL+r.RequestURI, params, r.Header.Get("X-Twilio-Signature")) {
 		b.t.Errorf("a webhook's signature is not valid: %v", params)
 	}
@@ -134,11 +135,11 @@ func TestWebhooksSurvive(t *testing.T) {
 		"ROLLCALL_LEASE_TTL=3s", "ROLLCALL_HEARTBEAT=500ms", "ROLLCALL_LINGER=500ms", "ROLLCALL_PARTITIONS=32",
 		"ROLLCALL_WEBHOOK_ALLOWED_NETWORKS=127.0.0.0/8",
 	}
-	nodes := []*node{start(t, redisURL, env...), start(t, redisURL, env...), start(t, redisURL, env...)}
-	lb := balance(t, slices.Clone(nodes)...)
-	sid := nodes[0].newService()
+	nodes := []*rig.Node{rig.Start(t, redisURL, env...), rig.Start(t, redisURL, env...), rig.Start(t, redisURL, env...)}
+	lb := rig.Balance(t, slices.Clone(nodes)...)
+	sid := nodes[0].NewService()
 	b := newBackend(t)
-	if code := nodes[0].rest("POST", "/v1/Services/"+sid+"/Configuration/Webhooks", url.Values{
+	if code := nodes[0].REST("POST", "/v1/Services/"+sid+"/Configuration/Webhooks", url.Values{
 		"PostWebhookUrl": {b.URL + "/hooks?from=rollcall"}, "Filters": {"onReachabilityChanged"},
 	}, nil); code != http.StatusOK {
 		t.Fatalf("configuring webhooks: %d", code)
@@ -148,7 +149,7 @@ func TestWebhooksSurvive(t *testing.T) {
 	// What a client saw, as another witness.
 	var mu sync.Mutex // guards saw
 	saw := map[string]map[int64]bool{}
-	witness := connect(t, nodes[2].ws(), sid, "witness", client.Options{Invisible: true, OnEvent: func(e client.Event) {
+	witness := rig.Connect(t, nodes[2].WS(), sid, "witness", client.Options{Invisible: true, OnEvent: func(e client.Event) {
 		if e.Kind == client.UserUpdated && e.User.IsOnline != nil {
 			mu.Lock()
 			defer mu.Unlock()
@@ -171,7 +172,7 @@ func TestWebhooksSurvive(t *testing.T) {
 			r := rand.New(rand.NewPCG(uint64(i), 1))
 			for churn.Err() == nil {
 				ctx, cancel := context.WithTimeout(churn, 5*time.Second)
-				c, err := client.Dial(ctx, lb.ws(), client.Options{Token: mint(sid, id)})
+				c, err := client.Dial(ctx, lb.WS(), client.Options{Token: rig.Mint(sid, id)})
 				cancel()
 				if err == nil {
 					sessions.Add(1)
@@ -196,7 +197,7 @@ func TestWebhooksSurvive(t *testing.T) {
 	goOn := func(what string, more int64) {
 		t.Helper()
 		want := sessions.Load() + more
-		within(t, 60*time.Second, what, func() error {
+		rig.Within(t, 60*time.Second, what, func() error {
 			if n := sessions.Load(); n < want {
 				return fmt.Errorf("%d of %d sessions", n, want)
 			}
@@ -205,9 +206,9 @@ func TestWebhooksSurvive(t *testing.T) {
 	}
 	replace := func(i int) {
 		t.Helper()
-		nodes[i].kill()
-		nodes[i] = start(t, redisURL, env...)
-		lb.set(i, nodes[i])
+		nodes[i].Kill()
+		nodes[i] = rig.Start(t, redisURL, env...)
+		lb.Set(i, nodes[i])
 	}
 	goOn("at first", 60)
 	replace(0)
@@ -225,8 +226,8 @@ func TestWebhooksSurvive(t *testing.T) {
 	users.Wait()
 
 	// In the end all are offline, and the backend knows each step that led there.
-	w := connect(t, nodes[2].ws(), sid, "auditor", client.Options{Invisible: true})
-	within(t, 120*time.Second, "every transition was told", func() error {
+	w := rig.Connect(t, nodes[2].WS(), sid, "auditor", client.Options{Invisible: true})
+	rig.Within(t, 120*time.Second, "every transition was told", func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		now, err := w.Subscribe(ctx, ids...)
@@ -234,7 +235,7 @@ func TestWebhooksSurvive(t *testing.T) {
 			return err
 		}
 		for _, u := range now {
-			if got := state(u.IsOnline); got != "false" {
+			if got := rig.State(u.IsOnline); got != "false" {
 				return fmt.Errorf("%s is online: %s", u.Identity, got)
 			}
 			if err := complete(b.history(u.Identity), u.Rev); err != nil {

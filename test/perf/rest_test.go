@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rollcall-presence/rollcall/internal/testkit"
+	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // BenchmarkREST measures reads of presence, one after the other over one connection
@@ -21,14 +22,14 @@ import (
 func BenchmarkREST(b *testing.B) {
 	server := testkit.Redis(b)
 	node := start(b, server.Addr)
-	sid := node.service(b)
+	sid := node.NewService()
 	const users = 500
 	many := url.Values{}
 	var last string
 	for i := range users {
 		identity := fmt.Sprintf("user-%04d@example.com", i)
 		many.Add("Identity", identity)
-		last = node.post(b, "/v1/Services/"+sid+"/Users", url.Values{"Identity": {identity}})
+		last = post(b, node, "/v1/Services/"+sid+"/Users", url.Values{"Identity": {identity}})
 	}
 	hello := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello, world\n")) }))
 	defer hello.Close()
@@ -40,7 +41,7 @@ func BenchmarkREST(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		req.SetBasicAuth(account, authToken)
+		req.SetBasicAuth(rig.Account, rig.AuthToken)
 		client := &http.Client{Transport: &http.Transport{}}
 		b.Cleanup(client.CloseIdleConnections)
 		return func() error {
@@ -56,7 +57,7 @@ func BenchmarkREST(b *testing.B) {
 			return err
 		}
 	}
-	service := "http://" + node.addr + "/v1/Services/" + sid
+	service := "http://" + node.Addr + "/v1/Services/" + sid
 	const redisTrip, httpTrip, byIdentity, bySID, bulk = 0, 1, 2, 3, 4
 	reads := []struct {
 		name string

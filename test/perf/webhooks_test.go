@@ -56,8 +56,8 @@ func BenchmarkNodeWebhooks(b *testing.B) {
 	defer hung.Close()
 	defer close(end)
 	configured := func(target string) string {
-		sid := n.service(b)
-		n.post(b, "/v1/Services/"+sid+"/Configuration/Webhooks", url.Values{"PostWebhookUrl": {target}, "Filters": {"onUserUpdated"}})
+		sid := n.NewService()
+		post(b, n, "/v1/Services/"+sid+"/Configuration/Webhooks", url.Values{"PostWebhookUrl": {target}, "Filters": {"onUserUpdated"}})
 		return sid
 	}
 	quick, slow := configured(fast.URL+"/hooks"), configured(hung.URL+"/hooks")
@@ -95,7 +95,7 @@ func BenchmarkNodeWebhooks(b *testing.B) {
 		mu.Lock()
 		late = late[:0]
 		mu.Unlock()
-		before, cpu := got.Load(), n.metric(b, "process_cpu_seconds_total")
+		before, cpu := got.Load(), n.Metric("process_cpu_seconds_total")
 		began := time.Now()
 		paced := func(service string, perSecond, of int) func() {
 			return func() {
@@ -126,7 +126,7 @@ func BenchmarkNodeWebhooks(b *testing.B) {
 		mu.Unlock()
 		b.ReportMetric(window.Seconds()*rate/took.Seconds(), "changes/s")
 		b.ReportMetric(float64(delivered)/took.Seconds(), "webhooks/s")
-		b.ReportMetric((n.metric(b, "process_cpu_seconds_total")-cpu)/float64(window.Seconds()*rate)*1e6, "us-cpu/webhook")
+		b.ReportMetric((n.Metric("process_cpu_seconds_total")-cpu)/float64(window.Seconds()*rate)*1e6, "us-cpu/webhook")
 		b.ReportMetric(float64(hanging.Load()), "hung-requests")
 	}
 	b.ReportMetric(0, "ns/op")
