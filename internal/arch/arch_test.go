@@ -37,6 +37,7 @@ var allowed = map[string][]string{
 	"internal/arch":         {},
 
 	"internal/testkit/proxy": {},
+	"internal/testkit/skew":  {},
 
 	"cmd/rollcall": {"auth", "client", "configs", "fanout", "fanout/redisbus", "gateway", "gateway/console", "gateway/native", "gateway/rest", "presence", "presence/redisstore", "internal/keys", "internal/rate", "webhook"},
 }

@@ -97,7 +97,7 @@ func TestBytesAndEndsPass(t *testing.T) {
 	addr, _ := echo(t)
 	p := proxy.New(t, addr)
 	c := dial(t, p)
-	text := strings.Repeat("all of it ", 1<<17) // more than waits on the way
+	text := strings.Repeat("all of it ", 1<<17)    // more than waits on the way
 	go func() { _, _ = io.WriteString(c, text) }() // hear finds out if it fails
 	hear(t, c, text)
 	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
