@@ -35,7 +35,11 @@ var allowed = map[string][]string{
 	"internal/testkit":      {},
 	"internal/testkit/rig":  {"auth", "client"},
 	"internal/arch":         {},
-	"cmd/rollcall":          {"auth", "client", "configs", "fanout", "fanout/redisbus", "gateway", "gateway/console", "gateway/native", "gateway/rest", "presence", "presence/redisstore", "internal/keys", "internal/rate", "webhook"},
+
+	"internal/testkit/proxy": {},
+	"internal/testkit/skew":  {},
+
+	"cmd/rollcall": {"auth", "client", "configs", "fanout", "fanout/redisbus", "gateway", "gateway/console", "gateway/native", "gateway/rest", "presence", "presence/redisstore", "internal/keys", "internal/rate", "webhook"},
 }
 
 // standardOnly are the packages that import nothing but the standard library and
