@@ -27,7 +27,7 @@ type Memory struct {
 	run      int
 	away     bool
 	mute     bool
-	sids     map[presence.Key]string
+	users    int // ever made
 	calls    map[string]int
 }
 
@@ -37,7 +37,7 @@ func (m *Memory) lock() error {
 	m.mu.Lock()
 	if m.model == nil {
 		m.model = &Model{Lease: 10 * time.Second, Stall: 5 * time.Second, Partition: m.Partition}
-		m.services, m.sids, m.calls = map[string]presence.Service{}, map[presence.Key]string{}, map[string]int{}
+		m.services, m.calls = map[string]presence.Service{}, map[string]int{}
 	}
 	if m.away {
 		m.mu.Unlock()
@@ -79,7 +79,6 @@ func (m *Memory) Lose() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.model = &Model{Lease: m.model.Lease, Stall: m.model.Stall, Partition: m.Partition}
-	m.sids = map[presence.Key]string{}
 	m.services, m.changes = map[string]presence.Service{}, 0
 	m.run++
 }
@@ -124,7 +123,6 @@ func (m *Memory) Remove(k presence.Key) {
 		return
 	}
 	defer m.mu.Unlock()
-	delete(m.sids, k)
 	m.publish(m.model.Delete(k))
 }
 
@@ -203,12 +201,7 @@ func (m *Memory) Register(_ context.Context, p presence.Partition, n presence.No
 	m.calls["Register"]++
 	r, ts := m.model.Register(time.Now(), n, p, list)
 	for _, h := range list {
-		if _, ok := m.sids[h.Key]; !ok {
-			m.sids[h.Key] = h.UserSID
-			if h.UserSID == "" {
-				m.sids[h.Key] = fmt.Sprintf("US%032x", len(m.sids))
-			}
-		}
+		m.sid(h.Key)
 	}
 	m.publish(ts)
 	return m.answer(r)
@@ -224,15 +217,22 @@ func (m *Memory) Open(ctx context.Context, p presence.Partition, n presence.Node
 	return r, u, err
 }
 
-// EnsureUser implements presence.Store for users that exist.
+// sid is a user's, which is chosen when it is first asked for.
+func (m *Memory) sid(k presence.Key) string {
+	m.users++
+	return m.model.SID(k, fmt.Sprintf("US%032x", m.users))
+}
+
+// EnsureUser implements presence.Store.
 func (m *Memory) EnsureUser(_ context.Context, k presence.Key, _ presence.Service) (presence.User, error) {
 	if err := m.lock(); err != nil {
 		return presence.User{}, err
 	}
 	defer m.mu.Unlock()
+	m.publish(m.model.Ensure(k))
 	online, epoch, _, _ := m.model.User(k)
 	notifiable, nepoch, _ := m.model.Notifiable(k)
-	return presence.User{Key: k, SID: m.sids[k], Online: online, Epoch: epoch, Notifiable: notifiable, NotifiableEpoch: nepoch}, nil
+	return presence.User{Key: k, SID: m.sid(k), Online: online, Epoch: epoch, Notifiable: notifiable, NotifiableEpoch: nepoch}, nil
 }
 
 // End implements presence.Store.

@@ -18,12 +18,15 @@ type Model struct {
 	Partition    func(presence.Key) presence.Partition
 
 	users map[presence.Key]*user
+	// deleted are the SIDs of deleted users.
+	deleted map[string]bool
 	// owner is which user of a service has an address.
 	owner map[address]presence.Key
 	parts map[presence.Partition]*partition
 }
 
 type user struct {
+	sid      string // "" while the store has chosen one that the model was not told of
 	online   presence.Tri
 	epoch    int64
 	sessions map[presence.SessionID]presence.NodeID
@@ -58,6 +61,7 @@ type Transition struct {
 func (m *Model) part(p presence.Partition) *partition {
 	if m.parts == nil {
 		m.parts, m.users, m.owner = map[presence.Partition]*partition{}, map[presence.Key]*user{}, map[address]presence.Key{}
+		m.deleted = map[string]bool{}
 	}
 	if m.parts[p] == nil {
 		m.parts[p] = &partition{
@@ -95,13 +99,12 @@ func (m *Model) Register(now time.Time, n presence.NodeID, q presence.Partition,
 }
 
 func (m *Model) register(p *partition, n presence.NodeID, h presence.Held) (presence.Outcome, []Transition) {
-	if p.end[n][h.ID] {
+	if p.end[n][h.ID] || m.deleted[h.UserSID] {
 		return presence.Refused, nil
 	}
 	u, exists := m.users[h.Key]
 	if !exists {
-		u = &user{sessions: map[presence.SessionID]presence.NodeID{}, bindings: map[address]binding{}}
-		m.users[h.Key] = u
+		u = m.create(h.Key, h.UserSID)
 	}
 	u.sessions[h.ID] = n
 	set(p.held, n, h.ID, h.Key)
@@ -119,6 +122,33 @@ func (m *Model) register(p *partition, n presence.NodeID, h presence.Held) (pres
 		return outcome, []Transition{u.event(h.Key, 0)}
 	}
 	return outcome, nil
+}
+
+func (m *Model) create(k presence.Key, sid string) *user {
+	u := &user{sid: sid, sessions: map[presence.SessionID]presence.NodeID{}, bindings: map[address]binding{}}
+	m.users[k] = u
+	return u
+}
+
+// Ensure makes a user, if there is none, without making it online.
+func (m *Model) Ensure(k presence.Key) []Transition {
+	m.part(m.Partition(k))
+	if m.users[k] != nil {
+		return nil
+	}
+	return []Transition{m.create(k, "").event(k, 0)}
+}
+
+// SID is the SID of a user. What the store chose is learnt here, the first time.
+func (m *Model) SID(k presence.Key, chosen string) string {
+	u := m.users[k]
+	if u == nil {
+		return ""
+	}
+	if u.sid == "" {
+		u.sid = chosen
+	}
+	return u.sid
 }
 
 // orphan reports whether k is recorded online without a session.
@@ -197,7 +227,6 @@ func (m *Model) Beat(now time.Time, n presence.NodeID, q presence.Partition) (pr
 		}
 		delete(p.leases, dead)
 		delete(p.held, dead)
-		delete(p.end, dead)
 		delete(p.ops, dead)
 	}
 	for k, due := range p.linger {
@@ -262,11 +291,20 @@ func (m *Model) expel(p *partition, u *user, n presence.NodeID, s presence.Sessi
 
 // Delete is the deletion of a user.
 func (m *Model) Delete(k presence.Key) []Transition {
-	p := m.part(m.Partition(k))
+	m.part(m.Partition(k))
 	u := m.users[k]
 	if u == nil {
 		return nil
 	}
+	m.remove(k)
+	if u.sid != "" {
+		m.deleted[u.sid] = true
+	}
+	return []Transition{{Key: k, Deleted: true}}
+}
+
+func (m *Model) remove(k presence.Key) {
+	p, u := m.part(m.Partition(k)), m.users[k]
 	for s, n := range u.sessions {
 		m.expel(p, u, n, s)
 	}
@@ -275,7 +313,42 @@ func (m *Model) Delete(k presence.Key) []Transition {
 	}
 	delete(m.users, k)
 	delete(p.linger, k)
-	return []Transition{{Key: k, Deleted: true}}
+}
+
+// Purge is what the deletion of a service does to its users.
+func (m *Model) Purge(service string) {
+	for k := range m.users {
+		if k.Service == service {
+			m.remove(k)
+		}
+	}
+}
+
+// Clone is a copy that has nothing in common with m.
+func (m *Model) Clone() *Model {
+	c := &Model{Lease: m.Lease, Stall: m.Stall, Partition: m.Partition}
+	c.part(0)
+	for k, u := range m.users {
+		d := *u
+		d.sessions, d.bindings = maps.Clone(u.sessions), maps.Clone(u.bindings)
+		c.users[k] = &d
+	}
+	maps.Copy(c.owner, m.owner)
+	maps.Copy(c.deleted, m.deleted)
+	for q, p := range m.parts {
+		c.parts[q] = &partition{
+			leases: maps.Clone(p.leases), held: deep(p.held), end: deep(p.end), ops: maps.Clone(p.ops), linger: maps.Clone(p.linger), beat: p.beat,
+		}
+	}
+	return c
+}
+
+func deep[K, I comparable, V any](m map[K]map[I]V) map[K]map[I]V {
+	c := make(map[K]map[I]V, len(m))
+	for k, v := range m {
+		c[k] = maps.Clone(v)
+	}
+	return c
 }
 
 // User is the recorded state of a user; false if there is no such user.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -377,4 +378,9 @@ func changes(t *testing.T, h *Harness) {
 			}
 		}
 	})
+}
+
+func sessionOf(n presence.NodeID, identity string, i int) presence.SessionID {
+	s := fmt.Sprintf("%x%x%d", string(n), identity, i)
+	return presence.SessionID(s + strings.Repeat("0", presence.SessionIDLen-len(s)))
 }

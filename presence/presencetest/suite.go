@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 
 	"github.com/rollcall-presence/rollcall/presence"
 )
@@ -58,8 +57,16 @@ type Harness struct {
 	Advance func(time.Duration)
 	// Events returns what was published since the last call, in order.
 	Events func() []presence.Event
-	// Reset empties the store; the default service is made anew.
+	// Reset empties the store, and sets its clock and its source of SIDs back; the
+	// default service is made anew.
 	Reset func()
+	// Wipe empties the store and nothing else, as FLUSHALL does.
+	Wipe func()
+	// Snapshot remembers all that the store holds, which the function it returns
+	// brings back: what was written between the two is lost.
+	Snapshot func() (restore func())
+	// Check, if set, is called after each step of a random history.
+	Check func() error
 }
 
 // The timers of a Harness's store: so long that the real time which a test takes
@@ -89,6 +96,8 @@ func Run(t *testing.T, open func(*testing.T) *Harness) {
 		{"ReapInChunks", reapInChunks},
 		{"BackWithinLingerOnDyingNode", backOnDyingNode},
 		{"DeleteUser", deleteUser},
+		{"DeletedWhileCutOff", deletedWhileCutOff},
+		{"EndedWhileCutOff", endedWhileCutOff},
 		{"DeleteService", deleteService},
 		{"RestoreService", restoreService},
 		{"Tenancy", tenancy},
@@ -559,6 +568,69 @@ func deleteUser(t *testing.T, h *Harness) {
 	}
 }
 
+// lapse has n1 not be heard of until it is reaped.
+func (w *world) lapse() {
+	w.t.Helper()
+	for range 3 {
+		w.Advance(Lease / 2)
+		w.beat("n2", "ada")
+	}
+	w.Events()
+}
+
+// A user deleted after its node was reaped is not made anew when that node is back and
+// registers what it holds; a new connection of the same identity is a new user, to
+// whom the old sessions do not belong.
+func deletedWhileCutOff(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	w.beat("n1", "ada")
+	w.beat("n2", "ada")
+	w.register("n1", "ada", 1)
+	sid := w.view("ada").SID
+	w.lapse()
+	again := func(when string, want presence.Outcome) {
+		t.Helper()
+		held := []presence.Held{{Key: w.key("ada"), ID: sessionID(1), UserSID: sid, Service: w.service}}
+		if r := must(w.Store.Register(w.ctx, w.Store.Partition(w.key("ada")), "n1", held))(t); r.Outcomes[0] != want {
+			t.Errorf("%s: registering anew = %v; want %v", when, r.Outcomes[0], want)
+		}
+	}
+	again("back after its lease", presence.Changed)
+	w.lapse()
+	if err := w.Store.DeleteUser(w.ctx, w.key("ada")); err != nil {
+		t.Fatal(err)
+	}
+	again("deleted meanwhile", presence.Refused)
+	if v := w.view("ada"); v.SID != "" {
+		t.Errorf("a deleted user was made anew: %+v", v)
+	}
+	w.register("n2", "ada", 2)
+	again("a new user of that name", presence.Refused)
+	if v := w.view("ada"); v.SID == "" || v.SID == sid || v.Online != presence.True {
+		t.Errorf("user of a new connection = %+v; want a new one, online", v)
+	}
+	if n := must(w.Store.CountSessions(w.ctx, []presence.Key{w.key("ada")}))(t)[0]; n != 1 {
+		t.Errorf("the new user has %d sessions; want 1", n)
+	}
+}
+
+// Sessions that are to be ended still are when their node is back after its lease.
+func endedWhileCutOff(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	w.beat("n1", "ada")
+	w.beat("n2", "ada")
+	w.register("n1", "ada", 1)
+	must(w.Store.EndSessions(w.ctx, w.key("ada"), w.service, ""))(t)
+	w.lapse()
+	if b := w.beat("n1", "ada"); !slices.Equal(b.End, []presence.SessionID{sessionID(1)}) {
+		t.Errorf("sessions to end = %v; want the one that was ended", b.End)
+	}
+	if got := w.register("n1", "ada", 1); got != presence.Refused {
+		t.Errorf("registering an ended session anew = %v; want refused", got)
+	}
+	w.wantOnline("ended by the operator", "ada", presence.False)
+}
+
 func deleteService(t *testing.T, h *Harness) {
 	w := newWorld(t, h, true)
 	for i := range 5 {
@@ -797,188 +869,4 @@ func defaultService(t *testing.T, h *Harness) {
 	if err := w.Store.DeleteService(w.ctx, def); err != nil {
 		t.Errorf("deleting the former default service: %v", err)
 	}
-}
-
-// model plays random operations of several nodes, each with its own possibly stale
-// idea of the service, on the store and on Model, and compares all that shows.
-func model(t *testing.T, h *Harness) {
-	rapid.Check(t, func(rt *rapid.T) {
-		h.Reset()
-		w := newWorld(t, h, false)
-		m := &Model{Lease: Lease, Stall: Stall, Partition: h.Store.Partition}
-		now := time.Unix(0, 0)
-		nodes := []presence.NodeID{"n1", "n2", "n3"}
-		known := map[presence.NodeID]presence.Service{"n1": w.service, "n2": w.service, "n3": w.service}
-		identities := []string{"ada", "bob", "cy"}
-		revs := map[string]int64{}
-		find := func(string) presence.Service { return w.service }
-		addresses := rapid.SampledFrom([]string{"a", "b", "c"})
-		credential := must(w.Store.CreateCredential(w.ctx, "AC0", presence.PushFCM, presence.CredentialUpdate{}))(t).SID
-
-		node := rapid.SampledFrom(nodes)
-		identity := rapid.SampledFrom(identities)
-		session := rapid.IntRange(1, 3)
-		some := func(rt *rapid.T, q presence.Partition) []string { // users of a partition, perhaps one twice
-			home := slices.DeleteFunc(slices.Clone(identities), func(id string) bool { return h.Store.Partition(w.key(id)) != q })
-			return rapid.SliceOfN(rapid.SampledFrom(home), 1, 3).Draw(rt, "identities")
-		}
-		check := func(what string, want []Transition) {
-			var got []Transition
-			for _, e := range h.Events() {
-				got = append(got, Transition{Key: e.User.Key, Online: e.User.Online, Epoch: e.User.Epoch, Notifiable: e.User.Notifiable, NotifiableEpoch: e.User.NotifiableEpoch, Reasons: e.Reasons, Deleted: e.Deleted})
-				if e.User.Rev <= revs[e.User.Identity] {
-					rt.Fatalf("%s: revision %d after %d", what, e.User.Rev, revs[e.User.Identity])
-				}
-				revs[e.User.Identity] = e.User.Rev
-			}
-			byKey := func(a, b Transition) int { return strings.Compare(a.Key.Identity, b.Key.Identity) }
-			slices.SortStableFunc(got, byKey)
-			slices.SortStableFunc(want, byKey)
-			if diff := cmp.Diff(want, got); diff != "" {
-				rt.Fatalf("%s published (-want +got):\n%s", what, diff)
-			}
-			for _, id := range identities {
-				k := w.key(id)
-				u := must(h.Store.ReadUsers(w.ctx, []presence.Key{k}))(t)[0]
-				live := must(h.Store.CountSessions(w.ctx, []presence.Key{k}))(t)[0]
-				_, many, err := h.Store.Presence(w.ctx, k.Service, []string{id})
-				if err != nil {
-					rt.Fatalf("%s: among many, %s: %v", what, id, err)
-				}
-				if got, want := slices.Collect(many), []presence.User{bare(u)}; !cmp.Equal(got, want) {
-					rt.Fatalf("%s: among many, %s is %+v; want %+v", what, id, got, want)
-				}
-				online, epoch, sessions, exists := m.User(k)
-				if exists != (u.SID != "") || online != u.Online || epoch != u.Epoch || sessions != live {
-					rt.Fatalf("%s: %s is exists=%v online=%v epoch=%d sessions=%d; want %v %v %d %d",
-						what, id, u.SID != "", u.Online, u.Epoch, live, exists, online, epoch, sessions)
-				}
-				bound := must(h.Store.ListBindings(w.ctx, w.service.SID, presence.BindingFilter{Identities: []string{id}}, "", 100))(t).Items
-				notifiable, nepoch, bindings := m.Notifiable(k)
-				if notifiable != u.Notifiable || nepoch != u.NotifiableEpoch || bindings != len(bound) {
-					rt.Fatalf("%s: %s is notifiable=%v epoch=%d bindings=%v; want %v %d %d",
-						what, id, u.Notifiable, u.NotifiableEpoch, bound, notifiable, nepoch, bindings)
-				}
-			}
-		}
-		rt.Repeat(map[string]func(*rapid.T){
-			"register": func(rt *rapid.T) {
-				n, q := node.Draw(rt, "node"), h.Store.Partition(w.key(identity.Draw(rt, "identity")))
-				var list []presence.Held
-				for _, id := range some(rt, q) {
-					// a session belongs to one user and one node
-					list = append(list, presence.Held{Key: w.key(id), ID: sessionOf(n, id, session.Draw(rt, "session")), Service: known[n]})
-				}
-				want, out := m.Register(now, n, q, list)
-				if diff := cmp.Diff(want, must(h.Store.Register(w.ctx, q, n, list))(t)); diff != "" {
-					rt.Fatalf("Register (-want +got):\n%s", diff)
-				}
-				check("register", out)
-			},
-			"end": func(rt *rapid.T) {
-				n, q := node.Draw(rt, "node"), h.Store.Partition(w.key(identity.Draw(rt, "identity")))
-				var list []presence.Ended
-				for _, id := range some(rt, q) {
-					l := time.Duration(rapid.SampledFrom([]int{0, 0, 10, 60}).Draw(rt, "linger")) * time.Second
-					list = append(list, presence.Ended{Key: w.key(id), ID: sessionOf(n, id, session.Draw(rt, "session")), Linger: l, Service: known[n]})
-				}
-				want, out := m.End(now, n, q, list)
-				if diff := cmp.Diff(want, must(h.Store.End(w.ctx, q, n, list))(t)); diff != "" {
-					rt.Fatalf("End (-want +got):\n%s", diff)
-				}
-				check("end", out)
-			},
-			"beat": func(rt *rapid.T) {
-				n, id := node.Draw(rt, "node"), identity.Draw(rt, "identity")
-				p := h.Store.Partition(w.key(id))
-				want, out := m.Beat(now, n, p)
-				beats, errs := h.Store.Beat(w.ctx, []presence.Partition{p}, n)
-				got := must(beats[0], errs[0])(t)
-				slices.Sort(got.End)
-				if got.Ops != want.Ops || got.Reaped != want.Reaped || got.OfflineByLease != want.OfflineByLease ||
-					got.OfflineByLinger != want.OfflineByLinger || !slices.Equal(got.End, want.End) || (got.Stalled > 0) != (want.Stalled > 0) || got.Bindings < want.Bindings {
-					rt.Fatalf("Beat = %+v; want %+v", got, want)
-				}
-				check("beat", out)
-				held := must(h.Store.Sessions(w.ctx, p, n))(t)
-				if len(held) != len(m.Held(n, p)) {
-					rt.Fatalf("store holds %v for %s; want %v", held, n, m.Held(n, p))
-				}
-			},
-			"leave": func(rt *rapid.T) {
-				n, id := node.Draw(rt, "node"), identity.Draw(rt, "identity")
-				p := h.Store.Partition(w.key(id))
-				m.Leave(now, n, p, 30*time.Second)
-				if err := h.Store.Leave(w.ctx, []presence.Partition{p}, n, 30*time.Second); err != nil {
-					rt.Fatal(err)
-				}
-				check("leave", nil)
-			},
-			"delete": func(rt *rapid.T) {
-				id := identity.Draw(rt, "identity")
-				want := m.Delete(w.key(id))
-				if err := h.Store.DeleteUser(w.ctx, w.key(id)); err != nil && !errors.Is(err, presence.ErrNoUser) {
-					rt.Fatal(err)
-				}
-				check("delete", want)
-			},
-			"bind": func(rt *rapid.T) {
-				k := w.key(identity.Draw(rt, "identity"))
-				r := presence.Registration{
-					Type: presence.PushFCM, Address: addresses.Draw(rt, "address"), Credential: rapid.SampledFrom([]string{"", credential}).Draw(rt, "credential"),
-					Life: time.Duration(rapid.SampledFrom([]int{60, 90, 600}).Draw(rt, "life")) * time.Second,
-				}
-				want, wantErr := m.Bind(now, k, w.service, r)
-				if _, err := h.Store.Bind(w.ctx, k, r); !errors.Is(err, wantErr) {
-					rt.Fatalf("Bind = %v; want %v", err, wantErr)
-				}
-				check("bind", want)
-			},
-			"unbind": func(rt *rapid.T) {
-				k, a := w.key(identity.Draw(rt, "identity")), addresses.Draw(rt, "address")
-				want, wantErr := m.Unbind(k, w.service, presence.PushFCM, a)
-				if err := h.Store.UnbindAddress(w.ctx, k, presence.PushFCM, a); !errors.Is(err, wantErr) {
-					rt.Fatalf("UnbindAddress = %v; want %v", err, wantErr)
-				}
-				check("unbind", want)
-			},
-			"expire": func(rt *rapid.T) {
-				q := h.Store.Partition(w.key(identity.Draw(rt, "identity")))
-				want, out := m.Expire(now, q, find)
-				if n := must(h.Store.ExpireBindings(w.ctx, q))(t); n != want {
-					rt.Fatalf("ExpireBindings = %d; want %d", n, want)
-				}
-				check("expire", out)
-			},
-			"delete credential": func(rt *rapid.T) {
-				want := m.DeleteCredential(credential, find)
-				if err := h.Store.DeleteCredential(w.ctx, credential); err != nil {
-					rt.Fatal(err)
-				}
-				check("delete credential", want)
-				credential = must(w.Store.CreateCredential(w.ctx, "AC0", presence.PushFCM, presence.CredentialUpdate{}))(t).SID
-			},
-			"end sessions": func(rt *rapid.T) {
-				n, id := node.Draw(rt, "node"), identity.Draw(rt, "identity")
-				s := rapid.SampledFrom([]presence.SessionID{"", sessionOf(n, id, session.Draw(rt, "session"))}).Draw(rt, "which")
-				want, out := m.EndSessions(w.key(id), known[n], s)
-				if got := must(h.Store.EndSessions(w.ctx, w.key(id), known[n], s))(t); got != want {
-					rt.Fatalf("EndSessions(%s, %q) = %d; want %d", id, s, got, want)
-				}
-				check("end sessions", out)
-			},
-			"flip": func(rt *rapid.T) { w.flip(rapid.Bool().Draw(rt, "on")) },
-			"hear": func(rt *rapid.T) { known[node.Draw(rt, "node")] = w.service },
-			"wait": func(rt *rapid.T) {
-				d := time.Duration(rapid.SampledFrom([]int{10, 30, 40, 60}).Draw(rt, "seconds")) * time.Second
-				h.Advance(d)
-				now = now.Add(d)
-			},
-		})
-	})
-}
-
-func sessionOf(n presence.NodeID, identity string, i int) presence.SessionID {
-	s := fmt.Sprintf("%x%x%d", string(n), identity, i)
-	return presence.SessionID(s + strings.Repeat("0", presence.SessionIDLen-len(s)))
 }

@@ -28,7 +28,7 @@ func keyOf(f fields) presence.APIKey {
 // CreateAPIKey makes an API key of an account. SID, secret (letters and digits only,
 // since client libraries refuse others) and dates are filled in; ErrTooManyKeys.
 func (s *Store) CreateAPIKey(ctx context.Context, account, name string) (presence.APIKey, error) {
-	return keyReply(s.run(ctx, "create key", keyWriteScript, presence.Services, "create", newSID("SK"), name, account, rand.Text()+rand.Text(), presence.MaxAPIKeys))
+	return keyReply(s.run(ctx, "create key", keyWriteScript, presence.Services, "create", s.newSID("SK"), name, account, rand.Text()+rand.Text(), presence.MaxAPIKeys))
 }
 
 // UpdateAPIKey renames an API key and returns it; ErrNoKey.

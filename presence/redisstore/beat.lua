@@ -46,7 +46,8 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', nodes, '-inf', str(now), 'LIMI
   left = left - #members
   if redis.call('EXISTS', set) == 0 then
     redis.call('ZREM', nodes, dead)
-    redis.call('DEL', base .. ':end:' .. dead)
+    -- a node that was only cut off must still end them when it is back
+    redis.call('EXPIRE', base .. ':end:' .. dead, KEEP)
   else
     more = 1
   end

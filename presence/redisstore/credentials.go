@@ -18,7 +18,7 @@ func credentialOf(f fields) presence.Credential {
 
 // CreateCredential makes a push credential of an account.
 func (s *Store) CreateCredential(ctx context.Context, account string, t presence.PushType, u presence.CredentialUpdate) (presence.Credential, error) {
-	return s.writeCredential(ctx, "create", newSID("CR"), u, "account", account, "type", string(t))
+	return s.writeCredential(ctx, "create", s.newSID("CR"), u, "account", account, "type", string(t))
 }
 
 // UpdateCredential changes a push credential and returns it; ErrNoCredential.

@@ -8,7 +8,8 @@
 --   :nodes         zset  node -> lease deadline, ms
 --   :ops           hash  node -> operations of that node, gone when it was reaped
 --   :node:<node>   set   session..service..identity
---   :end:<node>    set   sessions which that node must end
+--   :end:<node>    set   sessions which that node must end; outlives its lease by KEEP, for a node that was cut off
+--   :deleted       zset  SID of a deleted user -> when, ms
 --   :linger        zset  service..identity -> due, ms
 --   :<IS>:u:<id>   hash  the user      :<IS>:on:<id>  hash  session -> node
 --   :<IS>:users    zset  creation order  :<IS>:sids   hash  user SID -> identity
@@ -98,6 +99,18 @@ local function forget(svc, id, stamp)
   redis.call('ZADD', s .. ':gone', stamp, id)
   redis.call('ZREMRANGEBYSCORE', s .. ':gone', '-inf', str(us - KEEP * 1000000))
   redis.call('EXPIRE', s .. ':gone', KEEP)
+end
+
+-- Remembers the SID of a deleted user for KEEP seconds, and of many the last TOMBS: a
+-- node that was cut off meanwhile may still hold sessions of it, and is not to make
+-- the user anew with them.
+local TOMBS = 1000
+local function entomb(sid)
+  local deleted = base .. ':deleted'
+  redis.call('ZADD', deleted, str(now), sid)
+  redis.call('ZREMRANGEBYSCORE', deleted, '-inf', str(now - KEEP * 1000))
+  redis.call('ZREMRANGEBYRANK', deleted, 0, -TOMBS - 1)
+  redis.call('EXPIRE', deleted, KEEP)
 end
 
 -- Has every node look at the partition for work of a kind: 'e', sessions to be ended;

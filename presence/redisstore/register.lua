@@ -1,17 +1,19 @@
 -- Records sessions of a node as live; their users are online from here on.
 -- ARGV[2]  node                ARGV[3]  its lease, ms, if it has none here yet
 -- ARGV[4]  TTL of the online state, ms
--- then 8 each: service, identity, session, SID if the user is new, role if new,
---   enabled (1 or 0), epoch, floor (the service's revision)
--- Reply: {operations of this node, outcome, ...}: 0 unchanged, 1 published, 3 refused
+-- then 8 each: service, identity, session, SID the user has or, if it is new, gets, role
+--   if new, enabled (1 or 0), epoch, floor (the service's revision)
+-- Reply: {operations of this node, outcome, ...}: 0 unchanged, 1 published, 3 refused: the
+--   session was ended, or it is one of a user who was deleted
 local node, lease, ttl = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local reply = {redis.call('HINCRBY', base .. ':ops', node, 1)}
 if not redis.call('ZSCORE', base .. ':nodes', node) then
   redis.call('ZADD', base .. ':nodes', str(now + lease), node)
 end
+local deleted = redis.call('EXISTS', base .. ':deleted') == 1
 for i = 5, #ARGV, 8 do
   local svc, id, session, enabled, epoch, floor = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 5] == '1', tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7])
-  if redis.call('SISMEMBER', base .. ':end:' .. node, session) == 1 then
+  if redis.call('SISMEMBER', base .. ':end:' .. node, session) == 1 or deleted and redis.call('ZSCORE', base .. ':deleted', ARGV[i + 3]) then
     reply[#reply + 1] = 3
   else
     local u, on = ukey(svc, id), onkey(svc, id)

@@ -49,7 +49,7 @@ func permissionsField(permissions []string) (string, error) {
 
 // stock makes the roles that the service comes with, unless it has roles; ErrNoService.
 func (s *Store) stock(ctx context.Context, service string) error {
-	args := []any{service, newSID("RL")}
+	args := []any{service, s.newSID("RL")}
 	for _, r := range stockRoles {
 		permissions, err := permissionsField(r.Permissions)
 		if err != nil {
@@ -71,7 +71,7 @@ func (s *Store) CreateRole(ctx context.Context, r presence.Role) (presence.Role,
 	if err != nil {
 		return presence.Role{}, err
 	}
-	args := []any{"create", r.Service, newSID("RL"), permissions, r.FriendlyName, string(r.Type), presence.MaxRoles}
+	args := []any{"create", r.Service, s.newSID("RL"), permissions, r.FriendlyName, string(r.Type), presence.MaxRoles}
 	reply, err := s.run(ctx, "create role", roleWriteScript, presence.Services, args...)
 	if err == nil && reply == "stock" {
 		if err := s.stock(ctx, r.Service); err != nil {

@@ -41,9 +41,9 @@ func (s *Store) CreateService(ctx context.Context, v presence.Service) (presence
 }
 
 func (s *Store) writeService(ctx context.Context, mode string, v presence.Service) (presence.Service, error) {
-	return s.serviceReply(s.run(ctx, mode+" service", serviceWriteScript, presence.Services, mode, newSID("IS"),
+	return s.serviceReply(s.run(ctx, mode+" service", serviceWriteScript, presence.Services, mode, s.newSID("IS"),
 		"account", v.Account, "friendly_name", v.FriendlyName, "enabled", "0", "linger", lingerField(v.Linger),
-		"role_service", newSID("RL"), "role_conversation", newSID("RL"), "role_creator", newSID("RL")))
+		"role_service", s.newSID("RL"), "role_conversation", s.newSID("RL"), "role_creator", s.newSID("RL")))
 }
 
 // lingerField is a linger in milliseconds, -1 for any negative one.

@@ -53,7 +53,7 @@ func (s *Store) registerArgs(p presence.Partition, n presence.NodeID, sessions [
 	for _, h := range sessions {
 		sid := h.UserSID
 		if sid == "" {
-			sid = newSID(keys.SIDPrefix(p))
+			sid = s.newSID(keys.SIDPrefix(p))
 		}
 		args = append(args, h.Service.SID, h.Identity, string(h.ID), sid, h.Service.DefaultServiceRole,
 			flag(h.Service.Enabled), h.Service.Epoch, h.Service.Rev)

@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -91,6 +92,9 @@ type Options struct {
 	Stall time.Duration
 	// Offset, if set, is added to the clock of Redis. For tests.
 	Offset *atomic.Int64
+	// Rand is where new SIDs come from. Default crypto/rand; another source is for
+	// tests, whose runs then can be repeated.
+	Rand io.Reader
 }
 
 // Store is the presence store on Redis. It is safe for concurrent use. It holds the
@@ -123,6 +127,9 @@ func New(client redis.UniversalClient, opt Options) *Store {
 	}
 	if opt.Stall == 0 {
 		opt.Stall = opt.Lease / 2
+	}
+	if opt.Rand == nil {
+		opt.Rand = rand.Reader
 	}
 	return &Store{client: client, keys: keys.Keys{Prefix: opt.Prefix, Partitions: opt.Partitions}, opt: opt}
 }
@@ -220,9 +227,11 @@ func flag(b bool) string {
 }
 
 // newSID returns prefix and as many random hex digits as make 34 characters.
-func newSID(prefix string) string {
+func (s *Store) newSID(prefix string) string {
 	var b [16]byte
-	_, _ = rand.Read(b[:])
+	if _, err := io.ReadFull(s.opt.Rand, b[:]); err != nil {
+		panic(err) // crypto/rand does not fail
+	}
 	return prefix + hex.EncodeToString(b[:])[:34-len(prefix)]
 }
 

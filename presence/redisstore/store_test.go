@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -40,9 +41,11 @@ const account = "AC0123456789abcdef0123456789abcdef"
 func harness(t *testing.T, c *redis.Client) *presencetest.Harness {
 	ctx := context.Background()
 	var offset atomic.Int64
-	s := redisstore.New(c, redisstore.Options{Partitions: 2, Lease: presencetest.Lease, Stall: presencetest.Stall, Offset: &offset})
+	random := rand.NewChaCha8([32]byte{})
+	s := redisstore.New(c, redisstore.Options{Partitions: 2, Lease: presencetest.Lease, Stall: presencetest.Stall, Offset: &offset, Rand: random})
 	reset := func() {
 		offset.Store(0)
+		random.Seed([32]byte{})
 		if err := c.FlushAll(ctx).Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -61,9 +64,15 @@ func harness(t *testing.T, c *redis.Client) *presencetest.Harness {
 	}
 	marks := 0
 	return &presencetest.Harness{
-		Store:   s,
-		Reset:   reset,
-		Advance: func(d time.Duration) { offset.Add(d.Milliseconds()) },
+		Store: s,
+		Reset: reset,
+		Wipe: func() {
+			if err := c.FlushAll(ctx).Err(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		Snapshot: func() func() { return snapshot(t, c) },
+		Advance:  func(d time.Duration) { offset.Add(d.Milliseconds()) },
 		Events: func() (events []presence.Event) {
 			marks++
 			mark := strconv.Itoa(marks)
@@ -81,6 +90,49 @@ func harness(t *testing.T, c *redis.Client) *presencetest.Harness {
 				events = append(events, decode(t, m.Payload))
 			}
 		},
+	}
+}
+
+// snapshot copies all keys, of the types that are in use; what it returns makes the
+// keyspace that again.
+func snapshot(t *testing.T, c *redis.Client) (restore func()) {
+	ctx := context.Background()
+	keys, err := c.Keys(ctx, "*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := []func(redis.Pipeliner){func(p redis.Pipeliner) { p.FlushAll(ctx) }}
+	for _, k := range keys {
+		switch kind := c.Type(ctx, k).Val(); kind {
+		case "string":
+			v := c.Get(ctx, k).Val()
+			back = append(back, func(p redis.Pipeliner) { p.Set(ctx, k, v, 0) })
+		case "hash":
+			v := c.HGetAll(ctx, k).Val()
+			back = append(back, func(p redis.Pipeliner) { p.HSet(ctx, k, v) })
+		case "set":
+			v := c.SMembers(ctx, k).Val()
+			back = append(back, func(p redis.Pipeliner) { p.SAdd(ctx, k, v) })
+		case "zset":
+			v := c.ZRangeWithScores(ctx, k, 0, -1).Val()
+			back = append(back, func(p redis.Pipeliner) { p.ZAdd(ctx, k, v...) })
+		default:
+			t.Fatalf("%s is a %s", k, kind)
+		}
+		if ttl := c.PTTL(ctx, k).Val(); ttl > 0 {
+			back = append(back, func(p redis.Pipeliner) { p.PExpire(ctx, k, ttl) })
+		}
+	}
+	return func() {
+		_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
+			for _, f := range back {
+				f(p)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -241,6 +293,53 @@ func TestLapsedOnlineState(t *testing.T) {
 	h.Advance(presencetest.Lease / 2)
 	beat("n2")
 	live("the other never came back", 1)
+}
+
+// Of deleted users the last thousand of a partition are remembered, for eight days.
+func TestDeletedUsersAreForgotten(t *testing.T) {
+	m, c := testkit.Mini(t)
+	h := harness(t, c)
+	ctx := t.Context()
+	service, err := h.Store.CreateService(ctx, presence.Service{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := presence.Key{Service: service.SID, Identity: "ada"}
+	deleted := (keys.Keys{Prefix: "rc:", Partitions: 2}).Base(h.Store.Partition(k)) + ":deleted"
+	remove := func() string {
+		t.Helper()
+		u, err := h.Store.CreateUser(ctx, k, presence.UserUpdate{})
+		if err == nil {
+			err = h.Store.DeleteUser(ctx, k)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u.SID
+	}
+	has := func(sid string) bool { return c.ZScore(ctx, deleted, sid).Err() == nil }
+	first := remove()
+	h.Advance(8*24*time.Hour - time.Minute)
+	second := remove()
+	if !has(first) || !has(second) {
+		t.Error("a deleted user was forgotten within eight days")
+	}
+	h.Advance(2 * time.Minute)
+	third := remove()
+	if has(first) || !has(second) || !has(third) {
+		t.Errorf("remembered after eight days: %v %v %v; want the last two", has(first), has(second), has(third))
+	}
+	now := c.ZScore(ctx, deleted, third).Val()
+	for i := range 1000 {
+		c.ZAdd(ctx, deleted, redis.Z{Score: now, Member: fmt.Sprintf("US%032x", i)})
+	}
+	last := remove()
+	if n := c.ZCard(ctx, deleted).Val(); n != 1000 || has(second) || !has(last) {
+		t.Errorf("%d remembered, among them the oldest: %v, the last: %v; want 1000, without and with", n, has(second), has(last))
+	}
+	if ttl := m.TTL(deleted); ttl != 8*24*time.Hour {
+		t.Errorf("lifetime of what is remembered = %v; want 8 days", ttl)
+	}
 }
 
 func TestUnavailable(t *testing.T) {

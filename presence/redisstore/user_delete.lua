@@ -8,6 +8,7 @@ if not f[1] then return 0 end
 local live = expel(svc, id, '') > 0
 for _, sid in ipairs(redis.call('HKEYS', bkey(svc, id))) do unbind(svc, id, sid) end
 redis.call('DEL', u)
+entomb(f[1])
 redis.call('ZREM', base .. ':linger', svc .. id)
 redis.call('ZREM', base .. ':debounce', svc .. id)
 redis.call('ZREM', base .. ':' .. svc .. ':users', string.format('%016.0f', tonumber(f[2])) .. f[1])

@@ -61,7 +61,7 @@ func (s *Store) EnsureUser(ctx context.Context, k presence.Key, service presence
 
 func (s *Store) writeUser(ctx context.Context, mode string, k presence.Key, service presence.Service, u presence.UserUpdate, origin string) (presence.User, error) {
 	p := s.Partition(k)
-	args := []any{mode, k.Service, k.Identity, newSID(keys.SIDPrefix(p)), service.DefaultServiceRole, service.Rev, origin}
+	args := []any{mode, k.Service, k.Identity, s.newSID(keys.SIDPrefix(p)), service.DefaultServiceRole, service.Rev, origin}
 	args = given(args, []optional{{"friendly_name", u.FriendlyName}, {"attributes", u.Attributes}, {"role", u.Role}})
 	reply, err := s.run(ctx, mode+" user", userWriteScript, p, args...)
 	if err != nil {
