@@ -72,6 +72,7 @@ var (
 	userBySIDScript          = script("user_by_sid")
 	sessionEndScript         = script("session_end")
 	changesScript            = script("changes")
+	verifyScript             = script("verify_check", "verify")
 )
 
 // Options tunes a Store. The zero value is ready for use.
