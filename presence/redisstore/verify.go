@@ -62,10 +62,12 @@ type Disagreement struct {
 
 // Verified is what Verify found.
 type Verified struct {
-	Partitions, Services int // looked at
+	// How many were looked at.
+	Partitions int `json:"partitions"`
+	Services   int `json:"services"`
 	// Disagreements, at most about 10,000; Unexamined is how many suspects there were beyond.
-	Disagreements []Disagreement
-	Unexamined    int
+	Disagreements []Disagreement `json:"disagreements"`
+	Unexamined    int            `json:"unexamined"`
 }
 
 // suspect is what did not agree at first sight: the subject of a check.
