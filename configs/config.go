@@ -87,6 +87,11 @@ type Config struct {
 	WebhookConcurrency       int            `key:"webhook_concurrency"`
 	WebhookRetryFor          time.Duration  `key:"webhook_retry_for"`
 
+	// VerifyInterval is the least time from one round of the self-check to the next; 0: there are none.
+	VerifyInterval time.Duration `key:"verify_interval"`
+	// VerifyRepair has the self-check repair what it finds.
+	VerifyRepair bool `key:"verify_repair"`
+
 	LogLevel  string `key:"log_level"`
 	LogFormat string `key:"log_format"`
 }
@@ -127,6 +132,8 @@ func Default() Config {
 		WebhookTargetConcurrency: 32,
 		WebhookConcurrency:       1024,
 		WebhookRetryFor:          24 * time.Hour,
+
+		VerifyInterval: 15 * time.Minute,
 
 		LogLevel:  "info",
 		LogFormat: "json",

@@ -62,6 +62,9 @@ func (f field) setValue(s string) (err error) {
 	case *int:
 		want = "a whole number"
 		*p, err = strconv.Atoi(s)
+	case *bool:
+		want = "true or false"
+		*p, err = strconv.ParseBool(s)
 	case *time.Duration:
 		want = "a duration: write it like 25s or 1m30s"
 		*p, err = time.ParseDuration(s)

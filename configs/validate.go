@@ -198,6 +198,12 @@ func (c *Config) validateLimits(p *problems) {
 		p.add("webhook_concurrency", "is %d, less than webhook_target_concurrency (%d): raise it to that or more",
 			c.WebhookConcurrency, c.WebhookTargetConcurrency)
 	}
+	if c.VerifyInterval != 0 {
+		between(p, "verify_interval", c.VerifyInterval, time.Second, 24*time.Hour)
+	}
+	if c.VerifyRepair && c.VerifyInterval == 0 {
+		p.add("verify_repair", "is true, but nothing looks for what to repair: set verify_interval, or verify_repair to false")
+	}
 	if c.MailboxBytes < 2*c.MaxAttributes {
 		p.add("mailbox_bytes", "is %v, too little for an update that carries max_attributes (%v): raise it to %v or more",
 			c.MailboxBytes, c.MaxAttributes, 2*c.MaxAttributes)

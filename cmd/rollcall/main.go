@@ -27,7 +27,7 @@ func main() {
 const (
 	exitOK     = 0
 	exitFailed = 1 // what was asked for could not be done
-	exitUsage  = 2 // the command line or the configuration is wrong
+	exitUsage  = 2 // the command line or the configuration is wrong, or verify could not look
 )
 
 // command is one of the things that rollcall does.
@@ -41,6 +41,7 @@ func commands() []command {
 		{"serve", "", "run a gateway (what rollcall does without a command)", runServe},
 		{"token", "--service IS... --identity NAME", "print an access token for a client", runToken},
 		{"watch", "--service IS... IDENTITY...", "print what becomes of users, as it happens", runWatch},
+		{"verify", "[--repair] [--service IS...]", "compare what the records in Redis say of each other", runVerify},
 		{"config", "check|print", "check the configuration, or print what is in force", runConfig},
 		{"healthcheck", "", "ask the gateway on this machine whether it is ready", runHealthcheck},
 		{"version", "", "print the version", runVersion},
@@ -60,6 +61,11 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// uncheckedError tells why verify could not look.
+type uncheckedError struct{ error }
+
+func (e uncheckedError) Unwrap() error { return e.error }
+
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // run does what args ask for and returns the exit code. Env holds "KEY=value". A server runs until ctx ends.
@@ -68,11 +74,14 @@ func run(ctx context.Context, args, env []string, stdout, stderr io.Writer) int 
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return exitOK
+	case errors.Is(err, errDisagree): // it is printed
+		return exitFailed
 	default:
 		for line := range strings.SplitSeq(strings.TrimSpace(err.Error()), "\n") {
 			fmt.Fprintln(stderr, "rollcall:", line)
 		}
-		if _, ok := errors.AsType[usageError](err); ok {
+		_, misused := errors.AsType[usageError](err)
+		if _, unchecked := errors.AsType[uncheckedError](err); misused || unchecked {
 			return exitUsage
 		}
 		return exitFailed

@@ -109,7 +109,8 @@ type node struct {
 	hub     *fanout.Hub
 	bus     *redisbus.Bus
 	hooks   *webhook.Deliverer
-	server  *gateway.Server // set before anything runs
+	check   *redisstore.SelfCheck // nil if there is none
+	server  *gateway.Server       // set before anything runs
 	tokens  *auth.Verifier
 	keyring *auth.Keyring
 	guard   *auth.Guard
@@ -158,6 +159,12 @@ func newNode(id presence.NodeID, cfg configs.Config, client redis.UniversalClien
 		Webhooks: n.hooks.Beat,
 	})
 	reg.MustRegister(newCollector(n))
+	if cfg.VerifyInterval > 0 {
+		n.check = redisstore.NewSelfCheck(store, redisstore.SelfCheckOptions{
+			Node: id, Every: cfg.VerifyInterval, Confirm: confirm(cfg), Repair: cfg.VerifyRepair, Compare: n.tracker.Compare, Metrics: reg,
+			Found: func(v redisstore.Verified) { logDisagreements(log, v) },
+		})
+	}
 	return n
 }
 
@@ -281,10 +288,14 @@ func (n *node) run(ctx context.Context, cfg configs.Config, public, admin net.Li
 	parts, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var wg sync.WaitGroup
-	for _, part := range []func(context.Context) error{
+	serve := []func(context.Context) error{
 		n.dir.Serve, n.hub.Serve, n.tracker.Serve, n.keyring.Serve, n.hooks.Serve,
 		func(ctx context.Context) error { return n.bus.Serve(ctx, deliver{n}) },
-	} {
+	}
+	if n.check != nil {
+		serve = append(serve, n.check.Serve)
+	}
+	for _, part := range serve {
 		wg.Go(func() {
 			if err := part(parts); err != nil {
 				log.Error("part of the node ended", zap.Error(err))

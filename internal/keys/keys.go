@@ -127,6 +127,12 @@ func (k Keys) BindingsWith(p presence.Partition, credential string) string {
 	return k.Base(p) + ":cred:" + credential
 }
 
+// Addresses is the key of the hash of who has the push addresses of a service that lie
+// in one partition.
+func (k Keys) Addresses(p presence.Partition, service string) string {
+	return k.in(p, ":", service, ":addr")
+}
+
 // Unsettled is the key of the bindings of one partition whose address is to be
 // compared.
 func (k Keys) Unsettled(p presence.Partition) string { return k.Base(p) + ":unsettled" }
@@ -185,6 +191,9 @@ func (k Keys) Letters(p presence.Partition, service string) string {
 // Todo is the key of what is left to do in the partitions: deleted services and
 // credentials that are to be purged once more, changes of webhooks to be told.
 func (k Keys) Todo() string { return k.Base(presence.Services) + ":todo" }
+
+// DeletedServices is the key of the last services that were deleted, by time.
+func (k Keys) DeletedServices() string { return k.Base(presence.Services) + ":deleted" }
 
 // PartitionCount is the key that holds the number of partitions, set on first use.
 func (k Keys) PartitionCount() string { return k.Base(presence.Services) + ":partitions" }

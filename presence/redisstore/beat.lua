@@ -63,16 +63,9 @@ for _, member in ipairs(due) do
 end
 if redis.call('ZCOUNT', lingers, '-inf', str(now)) > 0 then more = 1 end
 
--- The live node that the partition's name fits best: all nodes agree on it, and few
--- partitions move when one comes or goes.
 local delivers, hooks = 0, -1
 if redis.call('EXISTS', base .. ':hooks') == 1 then
-  local best, chosen = ''
-  for _, n in ipairs(redis.call('ZRANGEBYSCORE', nodes, str(now), '+inf')) do
-    local fit = redis.sha1hex(base .. n)
-    if fit > best then best, chosen = fit, n end
-  end
-  if chosen == node then delivers = 1 end
+  if fittest() == node then delivers = 1 end
   hooks = work()
 end
 

@@ -253,7 +253,7 @@ end
 -- Gives the user a revision above its last and above floor, and publishes its
 -- recorded state. mask holds the reasons; profile values go with their reason.
 -- cause: connect, switch, end, operator, linger, lease, create, update, register_push,
--- unregister_push or push_expired.
+-- unregister_push, push_expired or repair.
 -- origin: SDK (the default) or API, told to the backend; with '' it hears of neither
 -- creation nor profile. added: the user was just created.
 local function emit(svc, id, mask, floor, cause, origin, added)
@@ -338,4 +338,15 @@ end
 local SESSION, SERVICE = 24, 34
 local function split(member)
   return string.sub(member, 1, SESSION), string.sub(member, SESSION + 1, SESSION + SERVICE), string.sub(member, SESSION + SERVICE + 1)
+end
+
+-- The live node that the partition's name fits best: all nodes agree on it, and few
+-- partitions move when one comes or goes.
+local function fittest()
+  local best, chosen = ''
+  for _, node in ipairs(redis.call('ZRANGEBYSCORE', base .. ':nodes', str(now), '+inf')) do
+    local fit = redis.sha1hex(base .. node)
+    if fit > best then best, chosen = fit, node end
+  end
+  return chosen
 end

@@ -36,5 +36,5 @@ redis.call('ZREM', base .. ':hookdue', svc)
 if live then wake('e') end
 if math.max(redis.call('EXISTS', users), redis.call('EXISTS', owed)) == 1 then return 1 end
 local s = base .. ':' .. svc
-redis.call('UNLINK', s .. ':addr', s .. ':state', s .. ':online', s .. ':offline', s .. ':gone')
+redis.call('UNLINK', s .. ':addr', s .. ':state', s .. ':online', s .. ':offline', s .. ':gone', s .. ':sids', s .. ':bsids', s .. ':bindings')
 return 0

@@ -180,17 +180,20 @@ func (s *Store) DeleteService(ctx context.Context, sid string) error {
 
 func (s *Store) purge(ctx context.Context, sid string) error {
 	for p := range presence.Partition(s.keys.Partitions) {
-		for {
-			left, err := s.run(ctx, "purge", purgeScript, p, sid, purgeChunk)
-			if err != nil {
-				return err
-			}
-			if left == int64(0) {
-				break
-			}
+		if err := s.purgeIn(ctx, p, sid); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func (s *Store) purgeIn(ctx context.Context, p presence.Partition, sid string) error {
+	for {
+		left, err := s.run(ctx, "purge", purgeScript, p, sid, purgeChunk)
+		if err != nil || left == int64(0) {
+			return err
+		}
+	}
 }
 
 // BeatServices asks for the state of the services' event counter, and does what is

@@ -73,6 +73,7 @@ var (
 	userBySIDScript          = script("user_by_sid")
 	sessionEndScript         = script("session_end")
 	changesScript            = script("changes")
+	verifyScript             = script("verify_check", "verify")
 )
 
 // Options tunes a Store. The zero value is ready for use.
@@ -151,21 +152,32 @@ func (s *Store) OnlineTTL() time.Duration { return s.opt.OnlineTTL }
 // and makes the default service. On a Redis in use it only checks; another number
 // of partitions is an error. Several nodes may call it at once.
 func (s *Store) Init(ctx context.Context, account string) error {
-	key := s.keys.PartitionCount()
-	if err := s.client.SetNX(ctx, key, s.keys.Partitions, 0).Err(); err != nil {
+	if err := s.client.SetNX(ctx, s.keys.PartitionCount(), s.keys.Partitions, 0).Err(); err != nil {
 		return unavailable("init", err)
 	}
-	have, err := s.client.Get(ctx, key).Int()
-	if err != nil {
-		return unavailable("init", err)
+	if err := s.Check(ctx); err != nil {
+		return err
 	}
-	if have != s.keys.Partitions {
+	s.account.Store(&account)
+	_, err := s.ensureDefault(ctx)
+	return err
+}
+
+// Check reports whether Redis is in use as this Store would use it, and changes nothing.
+// It fails with KindNotFound if no node has used it, with this prefix, and with
+// KindInvalid if it has another number of partitions.
+func (s *Store) Check(ctx context.Context) error {
+	have, err := s.client.Get(ctx, s.keys.PartitionCount()).Int()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return &presence.Error{Op: "init", Kind: presence.KindNotFound, Err: fmt.Errorf("no node has used this Redis with the key prefix %q", s.keys.Prefix)}
+	case err != nil:
+		return unavailable("init", err)
+	case have != s.keys.Partitions:
 		return &presence.Error{Op: "init", Kind: presence.KindInvalid, Err: fmt.Errorf(
 			"this Redis holds %d partitions, the configuration says %d: set partitions to %d, or use another key prefix", have, s.keys.Partitions, have)}
 	}
-	s.account.Store(&account)
-	_, err = s.ensureDefault(ctx)
-	return err
+	return nil
 }
 
 // ensureDefault returns the SID of the default service, made if there is none.
