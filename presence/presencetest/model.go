@@ -187,7 +187,7 @@ func (m *Model) end(p *partition, now time.Time, n presence.NodeID, e presence.E
 		return presence.Unchanged, nil
 	}
 	if e.Linger > 0 {
-		p.linger[e.Key] = now.Add(e.Linger)
+		p.linger[e.Key] = now.Add(e.Linger - m.silence(p, now))
 		return presence.Lingering, nil
 	}
 	if e.Service.Enabled {
@@ -197,12 +197,21 @@ func (m *Model) end(p *partition, now time.Time, n presence.NodeID, e presence.E
 	return presence.Changed, []Transition{m.offline(e.Key)}
 }
 
+// silence is for how long nobody has beaten, if that is so long that nobody could. The next heartbeat moves all
+// deadlines by it, those that were set meanwhile too.
+func (m *Model) silence(p *partition, now time.Time) time.Duration {
+	if gap := now.Sub(p.beat); !p.beat.IsZero() && gap > m.Stall {
+		return gap
+	}
+	return 0
+}
+
 // Beat is a node's heartbeat in one partition.
 func (m *Model) Beat(now time.Time, n presence.NodeID, q presence.Partition) (presence.Beat, []Transition) {
 	p := m.part(q)
 	var b presence.Beat
 	var out []Transition
-	if gap := now.Sub(p.beat); !p.beat.IsZero() && gap > m.Stall {
+	if gap := m.silence(p, now); gap > 0 {
 		b.Stalled = gap
 		for d := range p.leases {
 			p.leases[d] = p.leases[d].Add(gap)
@@ -251,7 +260,7 @@ func (m *Model) Leave(now time.Time, n presence.NodeID, q presence.Partition, ha
 	for s, k := range p.held[n] {
 		delete(m.users[k].sessions, s)
 		if _, lingers := p.linger[k]; m.orphan(k) && !lingers {
-			p.linger[k] = now.Add(handover)
+			p.linger[k] = now.Add(handover - m.silence(p, now))
 		}
 	}
 	delete(p.leases, n)

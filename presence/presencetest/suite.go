@@ -310,6 +310,17 @@ func stall(t *testing.T, h *Harness) {
 	w.beat("n2", "bob")
 	w.wantEvents("after a pause")
 	w.wantOnline("after a pause", "ada", presence.True)
+
+	// What ends between the pause and the next heartbeat lingers for its own time only.
+	w.Advance(Lease * 3)
+	w.end("n1", "ada", 1, Linger)
+	w.beat("n2", "ada")
+	w.Advance(Linger / 2)
+	w.beat("n2", "ada")
+	w.wantOnline("while it lingers", "ada", presence.True)
+	w.Advance(Linger / 2)
+	w.beat("n2", "ada")
+	w.wantOnline("after its linger", "ada", presence.False)
 }
 
 func leave(t *testing.T, h *Harness) {

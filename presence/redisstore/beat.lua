@@ -2,9 +2,8 @@
 -- whose lease has lapsed, and lingers.
 -- ARGV[2]  node             ARGV[3]  lease, ms
 -- ARGV[4]  at most so many sessions and lingers are reaped
--- ARGV[5]  stall, ms: without a heartbeat of any node for so long, nobody could
---          have renewed anything (Redis was paused or away), and that time is not
---          counted against leases and lingers
+-- ARGV[5]  stall, ms: a silence of that length is not counted against leases and
+--          lingers
 -- Reply: {run, seq, operations of this node, sessions reaped, offline by lease,
 --         offline by linger, 1 if more is due, ms stalled, bindings due, 1 if this node
 --         delivers the partition's webhooks, ms until there is any to deliver (-1: none),
@@ -12,14 +11,11 @@
 local node, lease, left, stall = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local seq, nodes, lingers, ops = base .. ':seq', base .. ':nodes', base .. ':linger', base .. ':ops'
 
-local last = tonumber(redis.call('HGET', seq, 'beat')) or now
-local stalled = now - last
-if stalled > stall then
+local stalled = silence(stall)
+if stalled > 0 then
   for _, set in ipairs({nodes, lingers}) do
     for _, member in ipairs(redis.call('ZRANGE', set, 0, -1)) do redis.call('ZINCRBY', set, str(stalled), member) end
   end
-else
-  stalled = 0
 end
 redis.call('HSET', seq, 'beat', str(now))
 redis.call('ZADD', nodes, str(now + lease), node)

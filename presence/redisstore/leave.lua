@@ -1,7 +1,8 @@
 -- Gives up a node's lease; what sessions it left linger, so that nobody is seen to leave.
 -- ARGV[2]  node   ARGV[3]  linger, ms   ARGV[4]  at most so many sessions
+-- ARGV[5]  stall, ms
 -- Reply: 1 if sessions are left
-local node, linger = ARGV[2], tonumber(ARGV[3])
+local node, linger = ARGV[2], tonumber(ARGV[3]) - silence(tonumber(ARGV[5]))
 local set = base .. ':node:' .. node
 for _, member in ipairs(redis.call('SPOP', set, ARGV[4])) do
   local session, svc, id = split(member)

@@ -329,6 +329,14 @@ local function unbind(svc, id, sid)
   return b.t .. ':' .. b.a
 end
 
+-- How long no node has beaten, ms, if that is longer than stall, else 0: nobody could have renewed anything (Redis
+-- was paused or away). The next heartbeat moves all leases and lingers by it, so what begins only now, and is to end
+-- at its time all the same, is made due earlier by it.
+local function silence(stall)
+  local silent = now - (tonumber(redis.call('HGET', base .. ':seq', 'beat')) or now)
+  return silent > stall and silent or 0
+end
+
 -- True if the user is recorded online without any session to keep it so.
 local function orphan(svc, id)
   return redis.call('EXISTS', onkey(svc, id)) == 0 and redis.call('HGET', ukey(svc, id), 'online') == '1'
