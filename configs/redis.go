@@ -62,7 +62,7 @@ func (u RedisURL) String() string {
 // GoString masks u for %#v too.
 func (u RedisURL) GoString() string { return strconv.Quote(u.String()) }
 
-// Options turns u into options for [redis.NewUniversalClient], and reads the certificate files that u names. It must
+// Options turns u into options for a client, and reads the certificate files that u names. It must
 // not be called on [Embedded]. Errors never hold a password.
 func (u RedisURL) Options() (*redis.UniversalOptions, error) {
 	p, err := parseRedis(string(u))

@@ -367,12 +367,8 @@ func openRedis(ctx context.Context, cfg configs.Config) (redis.UniversalClient, 
 		if err != nil {
 			return nil, nil, err
 		}
-		// Retrying is left to those who know whether it is safe.
-		opt.MaxRetries = -1
 		opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = storeTimeout, storeTimeout, storeTimeout
-		opt.ContextTimeoutEnabled = true
-		opt.DisableIdentity = true
-		client := redis.NewUniversalClient(opt)
+		client := redisstore.Connect(opt)
 		return client, func() { _ = client.Close() }, nil
 	}
 	m := miniredis.NewMiniRedis()

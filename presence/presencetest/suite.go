@@ -57,6 +57,8 @@ type Harness struct {
 	Advance func(time.Duration)
 	// Events returns what was published since the last call, in order.
 	Events func() []presence.Event
+	// Apart tells that the order holds within each partition only: their events come by different ways.
+	Apart bool
 	// Reset empties the store, and sets its clock and its source of SIDs back; the
 	// default service is made anew.
 	Reset func()

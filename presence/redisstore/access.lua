@@ -13,7 +13,7 @@ local function changed()
   local seq = base .. ':seq'
   redis.call('HSETNX', seq, 'run', str(us))
   local at = redis.call('HMGET', seq, 'run', 'n')
-  redis.call('PUBLISH', base, cjson.encode({r = at[1], q = at[2] or '0', s = 'access'}))
+  redis.call(PUBLISH, base, cjson.encode({r = at[1], q = at[2] or '0', s = 'access'}))
 end
 
 -- Drops revocations that are no longer needed, some at a time.

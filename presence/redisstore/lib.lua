@@ -1,5 +1,6 @@
 -- Shared by every script of a partition.
 -- KEYS[1]  base of the partition's keys, such as rc:{p007}; also its channel
+-- KEYS[2]  only on a Cluster, whose channels are sharded; why is said where keys are declared
 -- ARGV[1]  offset in ms added to the clock (0 outside tests)
 --
 -- Keys below the base (all in one slot; spelt in internal/keys too):
@@ -38,7 +39,7 @@
 -- grows with each change of the partition:
 --   :<IS>:online, :<IS>:offline   zset  identity -> stamp of the last change, by the recorded state
 --   :<IS>:gone                    zset  identity -> stamp of the deletion
-local base = KEYS[1]
+local base, PUBLISH = KEYS[1], KEYS[2] and 'SPUBLISH' or 'PUBLISH'
 local clock = redis.call('TIME')
 local us = clock[1] * 1000000 + clock[2] + ARGV[1] * 1000
 local now = math.floor(us / 1000)
@@ -69,7 +70,7 @@ end
 local function publish(msg)
   local run, n, stamp = count(1)
   msg.r, msg.q = run, n
-  redis.call('PUBLISH', base, cjson.encode(msg))
+  redis.call(PUBLISH, base, cjson.encode(msg))
   return stamp
 end
 

@@ -26,7 +26,7 @@ func (s *Store) Register(ctx context.Context, p presence.Partition, n presence.N
 
 // Open implements presence.Store.
 func (s *Store) Open(ctx context.Context, p presence.Partition, n presence.NodeID, h presence.Held) (presence.Registered, presence.User, error) {
-	key, args := []string{s.keys.Base(p)}, append([]any{s.offset()}, s.registerArgs(p, n, []presence.Held{h})...)
+	key, args := s.declared(p), append([]any{s.offset()}, s.registerArgs(p, n, []presence.Held{h})...)
 	var script *redis.Cmd
 	var user *redis.MapStringStringCmd
 	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error { // each command has its own error
@@ -124,13 +124,13 @@ func (s *Store) pipelineEach(ctx context.Context, script *redis.Script, ps []pre
 	cmds := make([]*redis.Cmd, len(ps))
 	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for i, p := range ps {
-			cmds[i] = script.EvalSha(ctx, pipe, []string{s.keys.Base(p)}, args(i)...)
+			cmds[i] = script.EvalSha(ctx, pipe, s.declared(p), args(i)...)
 		}
 		return nil
 	})
 	for i, c := range cmds {
 		if redis.HasErrorPrefix(c.Err(), "NOSCRIPT") {
-			cmds[i] = script.Run(ctx, s.client, []string{s.keys.Base(ps[i])}, args(i)...)
+			cmds[i] = script.Run(ctx, s.client, s.declared(ps[i]), args(i)...)
 		}
 	}
 	return cmds

@@ -104,9 +104,10 @@ type Options struct {
 // trip unless it says otherwise, and fails with KindUnavailable if Redis cannot
 // answer; what was asked may then have happened or not.
 type Store struct {
-	client redis.UniversalClient
-	keys   keys.Keys
-	opt    Options
+	client  redis.UniversalClient
+	keys    keys.Keys
+	opt     Options
+	sharded bool // on a Cluster
 
 	account     atomic.Pointer[string] // nil before Init
 	defaultedTo atomic.Pointer[string] // SID of the default service as last heard
@@ -132,7 +133,8 @@ func New(client redis.UniversalClient, opt Options) *Store {
 	if opt.Rand == nil {
 		opt.Rand = rand.Reader
 	}
-	return &Store{client: client, keys: keys.Keys{Prefix: opt.Prefix, Partitions: opt.Partitions}, opt: opt}
+	_, sharded := client.(*redis.ClusterClient)
+	return &Store{client: client, keys: keys.Keys{Prefix: opt.Prefix, Partitions: opt.Partitions}, opt: opt, sharded: sharded}
 }
 
 // Keys spells the store's keys and channels.
@@ -191,11 +193,25 @@ func (s *Store) ensureDefault(ctx context.Context) (string, error) {
 
 // run runs a script on a partition. The clock offset is its first argument.
 func (s *Store) run(ctx context.Context, op string, script *redis.Script, p presence.Partition, args ...any) (any, error) {
-	reply, err := script.Run(ctx, s.client, []string{s.keys.Base(p)}, append([]any{s.offset()}, args...)...).Result()
+	reply, err := script.Run(ctx, s.client, s.declared(p), append([]any{s.offset()}, args...)...).Result()
 	if err != nil {
 		return nil, unavailable(op, err)
 	}
 	return reply, nil
+}
+
+// declared are the keys by which a script of a partition is sent to where that is. Scripts
+// spell the others themselves.
+//
+// A Cluster is told of two that never exist. While it moves a slot, a command whose
+// keys are not all there is sent on to the slot's next owner, and that refuses one of several
+// keys of which any is missing. So a script runs only where all of its partition is.
+func (s *Store) declared(p presence.Partition) []string {
+	base := s.keys.Base(p)
+	if s.sharded {
+		return []string{base, base + ":"}
+	}
+	return []string{base}
 }
 
 func (s *Store) offset() int64 {
@@ -217,12 +233,20 @@ func unavailable(op string, err error) error {
 
 // transient reports whether Redis answered that it cannot serve just now.
 func transient(err error) bool {
-	for _, p := range []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "OOM", "BUSY"} {
+	for _, p := range away {
 		if redis.HasErrorPrefix(err, p) {
 			return true
 		}
 	}
 	return false
+}
+
+// away is how answers begin by which Redis says that it cannot serve just now: it starts, it is
+// no primary (any more), its Cluster is not whole, the slot is on its way to another server, it
+// cannot write to disk or to enough replicas, it is full, or busy.
+var away = []string{
+	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "ASK ", "MOVED ", "MISCONF", "NOREPLICAS", "OOM", "BUSY", "UNKILLABLE",
+	"max number of clients reached",
 }
 
 func malformed(op string, reply any) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/rollcall-presence/rollcall/configs"
 	"github.com/rollcall-presence/rollcall/internal/keys"
 	"github.com/rollcall-presence/rollcall/internal/testkit"
 	"github.com/rollcall-presence/rollcall/presence"
@@ -36,9 +38,30 @@ func TestRedis(t *testing.T) {
 	})
 }
 
+// On a Cluster the two partitions lie on different servers.
+func TestCluster(t *testing.T) {
+	cluster := testkit.StartCluster(t, 3, 0)
+	presencetest.Run(t, func(t *testing.T) *presencetest.Harness {
+		return harness(t, connect(t, cluster.URL()))
+	})
+}
+
+// connect returns a client as the product makes it.
+func connect(t testing.TB, u string) redis.UniversalClient {
+	t.Helper()
+	opt, err := configs.RedisURL(u).Options()
+	if err != nil {
+		t.Fatal(err)
+	}
+	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = time.Second, time.Second, time.Second
+	c := redisstore.Connect(opt)
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
 const account = "AC0123456789abcdef0123456789abcdef"
 
-func harness(t *testing.T, c *redis.Client) *presencetest.Harness {
+func harness(t *testing.T, c redis.UniversalClient) *presencetest.Harness {
 	ctx := context.Background()
 	var offset atomic.Int64
 	random := rand.NewChaCha8([32]byte{})
@@ -46,37 +69,74 @@ func harness(t *testing.T, c *redis.Client) *presencetest.Harness {
 	reset := func() {
 		offset.Store(0)
 		random.Seed([32]byte{})
-		if err := c.FlushAll(ctx).Err(); err != nil {
-			t.Fatal(err)
-		}
+		flush(t, c)
 		if err := s.Init(ctx, account); err != nil {
 			t.Fatal(err)
 		}
 	}
 	reset()
-	channels := []string{"test:marker", s.Keys().Channel(0), s.Keys().Channel(1)}
-	sub := c.Subscribe(ctx, channels...)
-	t.Cleanup(func() { _ = sub.Close() })
-	for range channels {
-		if _, err := sub.Receive(ctx); err != nil {
-			t.Fatal(err)
-		}
-	}
-	marks := 0
 	return &presencetest.Harness{
-		Store: s,
-		Reset: reset,
-		Wipe: func() {
-			if err := c.FlushAll(ctx).Err(); err != nil {
-				t.Fatal(err)
-			}
-		},
+		Store:    s,
+		Reset:    reset,
+		Wipe:     func() { flush(t, c) },
 		Snapshot: func() func() { return snapshot(t, c) },
 		Advance:  func(d time.Duration) { offset.Add(d.Milliseconds()) },
-		Events: func() (events []presence.Event) {
-			marks++
-			mark := strconv.Itoa(marks)
-			if err := c.Publish(ctx, "test:marker", mark).Err(); err != nil {
+		Events:   listen(t, c, s.Keys().Channel(0), s.Keys().Channel(1)),
+		Apart:    clustered(c),
+	}
+}
+
+func clustered(c redis.UniversalClient) bool { _, ok := c.(*redis.ClusterClient); return ok }
+
+// flush empties all servers.
+func flush(t testing.TB, c redis.UniversalClient) {
+	t.Helper()
+	each(t, c, func(ctx context.Context, c *redis.Client) error { return c.FlushAll(ctx).Err() })
+}
+
+// each does something on every server that holds keys, at once.
+func each(t testing.TB, c redis.UniversalClient, f func(context.Context, *redis.Client) error) {
+	t.Helper()
+	var err error
+	switch c := c.(type) {
+	case *redis.ClusterClient:
+		err = c.ForEachMaster(t.Context(), f)
+	case *redis.Client:
+		err = f(t.Context(), c)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// listen returns a function that tells what was published on the channels since it was last called:
+// in order, on a Cluster in that of each channel.
+func listen(t *testing.T, c redis.UniversalClient, channels ...string) func() []presence.Event {
+	ctx := context.Background()
+	subs, subscribe, publish := [][]string{channels}, c.Subscribe, c.Publish
+	if clustered(c) {
+		subs, subscribe, publish = nil, c.SSubscribe, c.SPublish
+		for _, channel := range channels {
+			subs = append(subs, []string{channel})
+		}
+	}
+	var all []*redis.PubSub
+	for _, channels := range subs {
+		sub := subscribe(ctx, channels...)
+		t.Cleanup(func() { _ = sub.Close() })
+		for range channels {
+			if _, err := sub.Receive(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all = append(all, sub)
+	}
+	marks := 0
+	return func() (events []presence.Event) {
+		marks++
+		mark := strconv.Itoa(marks)
+		for i, sub := range all {
+			if err := publish(ctx, subs[i][0], mark).Err(); err != nil {
 				t.Fatal(err)
 			}
 			for {
@@ -85,23 +145,29 @@ func harness(t *testing.T, c *redis.Client) *presencetest.Harness {
 					t.Fatal(err)
 				}
 				if m.Payload == mark {
-					return events
+					break
 				}
 				events = append(events, decode(t, m.Payload))
 			}
-		},
+		}
+		return events
 	}
 }
 
 // snapshot copies all keys, of the types that are in use; what it returns makes the
 // keyspace that again.
-func snapshot(t *testing.T, c *redis.Client) (restore func()) {
+func snapshot(t *testing.T, c redis.UniversalClient) (restore func()) {
 	ctx := context.Background()
-	keys, err := c.Keys(ctx, "*").Result()
-	if err != nil {
-		t.Fatal(err)
-	}
-	back := []func(redis.Pipeliner){func(p redis.Pipeliner) { p.FlushAll(ctx) }}
+	var keys []string
+	var mu sync.Mutex // guards keys
+	each(t, c, func(ctx context.Context, c *redis.Client) error {
+		some, err := c.Keys(ctx, "*").Result()
+		mu.Lock()
+		defer mu.Unlock()
+		keys = append(keys, some...)
+		return err
+	})
+	var back []func(redis.Pipeliner)
 	for _, k := range keys {
 		switch kind := c.Type(ctx, k).Val(); kind {
 		case "string":
@@ -124,7 +190,8 @@ func snapshot(t *testing.T, c *redis.Client) (restore func()) {
 		}
 	}
 	return func() {
-		_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		flush(t, c)
+		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for _, f := range back {
 				f(p)
 			}

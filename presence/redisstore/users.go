@@ -120,7 +120,7 @@ func (s *Store) userBySID(ctx context.Context, service, sid string) (presence.Se
 		v, err := s.Service(ctx, service)
 		return v, presence.User{}, cmp.Or(err, error(presence.ErrNoUser))
 	}
-	key, args := []string{s.keys.Base(p)}, []any{s.offset(), service, sid}
+	key, args := s.declared(p), []any{s.offset(), service, sid}
 	var sc *redis.MapStringStringCmd
 	var uc *redis.Cmd
 	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error { // each command has its own error
