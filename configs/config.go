@@ -53,6 +53,8 @@ type Config struct {
 	PingInterval time.Duration `key:"ping_interval"`
 	PongTimeout  time.Duration `key:"pong_timeout"`
 	HelloTimeout time.Duration `key:"hello_timeout"`
+	// WaitTimeout is 0 where nobody may wait.
+	WaitTimeout  time.Duration `key:"wait_timeout"`
 	DrainTimeout time.Duration `key:"drain_timeout"`
 
 	// Limits of one session.
@@ -65,6 +67,7 @@ type Config struct {
 
 	// Limits of one node.
 	MaxConnections int `key:"max_connections"`
+	MaxWaiting     int `key:"max_waiting"`
 	AcceptRate     int `key:"accept_rate"` // connections a second
 	AcceptBurst    int `key:"accept_burst"`
 	MaxStreams     int `key:"max_streams"`
@@ -109,6 +112,7 @@ func Default() Config {
 		PingInterval:     25 * time.Second,
 		PongTimeout:      8 * time.Second,
 		HelloTimeout:     10 * time.Second,
+		WaitTimeout:      30 * time.Second,
 		DrainTimeout:     25 * time.Second,
 		MaxFrame:         64 << 10,
 		MaxSubscriptions: 1000,
@@ -117,6 +121,7 @@ func Default() Config {
 		RequestBurst:     200,
 		MailboxBytes:     256 << 10,
 		MaxConnections:   50000,
+		MaxWaiting:       10000,
 		AcceptRate:       1000,
 		AcceptBurst:      2000,
 		MaxStreams:       1000,

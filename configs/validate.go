@@ -153,6 +153,9 @@ func (c *Config) validateTimers(p *problems) {
 	between(p, "ping_interval", c.PingInterval, time.Second, idleLimit)
 	between(p, "pong_timeout", c.PongTimeout, 50*time.Millisecond, idleLimit)
 	between(p, "hello_timeout", c.HelloTimeout, 100*time.Millisecond, time.Minute)
+	if c.WaitTimeout != 0 {
+		between(p, "wait_timeout", c.WaitTimeout, 3*time.Second, 10*time.Minute)
+	}
 	between(p, "drain_timeout", c.DrainTimeout, 0, 10*time.Minute)
 	if c.LeaseTTL <= 2*c.Heartbeat {
 		p.add("lease_ttl", "is %v, but a node must be able to miss a heartbeat (%v) and keep its lease: "+
@@ -180,6 +183,7 @@ func (c *Config) validateLimits(p *problems) {
 	between(p, "request_burst", c.RequestBurst, 1, million)
 	between(p, "mailbox_bytes", c.MailboxBytes, 4<<10, 1<<30)
 	between(p, "max_connections", c.MaxConnections, 1, 10*million)
+	between(p, "max_waiting", c.MaxWaiting, 1, 10*million)
 	between(p, "accept_rate", c.AcceptRate, 1, million)
 	between(p, "accept_burst", c.AcceptBurst, 1, million)
 	between(p, "max_streams", c.MaxStreams, 1, million)

@@ -61,7 +61,7 @@ var closes = [...]Close{
 	{CloseTooBig, "too_big", ReconnectNever, "frame is too big", "A message was longer than the limit (64 KiB by default)."},
 	{CloseRestart, "restart", ReconnectHint, "", "The node is draining before a restart; the session is handed over."},
 	{CloseInternal, "internal", ReconnectBackoff, "internal error", "The server failed; nothing was wrong with the request."},
-	{CloseUnavailable, "unavailable", ReconnectHint, "", "The store cannot be reached, so the session could not be opened."},
+	{CloseUnavailable, "unavailable", ReconnectHint, "", "The store could not be reached for as long as a session may wait for it (30 s by default), or too many wait already; an `error` frame before the close says which."},
 	{CloseTokenExpired, "token_expired", ReconnectBackoff, "token expired", "The session's token expired and was not renewed. Come back with a new one."},
 	{CloseSlow, "slow", ReconnectBackoff, "too slow", "The client did not read: a write made no progress for too long, or too many answers waited."},
 	{CloseNoPong, "no_pong", ReconnectBackoff, "no pong", "Nothing was heard from the client after a ping."},
@@ -111,6 +111,7 @@ const (
 	ErrorPushLife          ErrorCode = 117
 	ErrorPushCredential    ErrorCode = 118
 	ErrorTooManyBindings   ErrorCode = 119
+	ErrorTooManyWaiting    ErrorCode = 120
 	ErrorTokenInvalid      ErrorCode = 20101
 	ErrorTokenHeader       ErrorCode = 20102
 	ErrorTokenIssuer       ErrorCode = 20103
@@ -148,6 +149,7 @@ var errorTexts = [...]ErrorText{
 	{ErrorPushLife, "push_life", "expires_in_s is not from a minute to a year"},
 	{ErrorPushCredential, "push_credential", "There is no such push credential, or it is of another type"},
 	{ErrorTooManyBindings, "too_many_bindings", "The user has too many bindings"},
+	{ErrorTooManyWaiting, "too_many_waiting", "Temporarily unavailable, and too many sessions wait already"},
 	{ErrorTokenInvalid, "token_invalid", "Invalid Access Token"},
 	{ErrorTokenHeader, "token_header", "Invalid Access Token header"},
 	{ErrorTokenIssuer, "token_issuer", "Invalid Access Token issuer/subject"},

@@ -36,6 +36,8 @@ var endNames = map[presence.End]string{presence.EndLost: "lost", presence.EndCle
 type metrics struct {
 	connections prometheus.Gauge
 	sessions    prometheus.Gauge
+	waiting     prometheus.Gauge
+	waits       map[string]prometheus.Counter
 	draining    prometheus.Gauge
 	drained     prometheus.Counter
 	closed      map[CloseCode]prometheus.Counter // by the server
@@ -66,6 +68,7 @@ func newMetrics(reg prometheus.Registerer, requests []string) *metrics {
 	m := &metrics{
 		connections: gauge("connections", "Open WebSockets."),
 		sessions:    gauge("sessions", "WebSockets whose client was let in."),
+		waiting:     gauge("sessions_waiting", "WebSockets whose client waits to be let in until the store is back."),
 		draining:    gauge("draining", "1 while the node drains."),
 		drained:     counter("drained_sessions_total", "Sessions handed over by a drain."),
 		framesOut:   counter("frames_out_total", "WebSocket frames written, control frames that travel alone not counted."),
@@ -75,6 +78,7 @@ func newMetrics(reg prometheus.Registerer, requests []string) *metrics {
 			Name: "rollcall_hello_seconds", Help: "From accepting a connection to its welcome.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}),
+		waits:    map[string]prometheus.Counter{},
 		closed:   map[CloseCode]prometheus.Counter{},
 		left:     map[string]prometheus.Counter{},
 		ends:     map[presence.End]prometheus.Counter{},
@@ -100,6 +104,10 @@ func newMetrics(reg prometheus.Registerer, requests []string) *metrics {
 	v = vec("shed_total", "Connections refused before they became WebSockets, by reason.", "reason")
 	for _, reason := range shedReasons {
 		m.shed[reason] = v.WithLabelValues(reason)
+	}
+	v = vec("waits_total", "Sessions that came while the store was away, by what became of them.", "outcome")
+	for _, outcome := range waitOutcomes {
+		m.waits[outcome] = v.WithLabelValues(outcome)
 	}
 	v = vec("requests_total", "Requests of clients, by type.", "type")
 	for _, name := range requests {

@@ -42,6 +42,7 @@ type store struct {
 	ends     []end
 	rev      int64
 	away     bool // answers as when Redis cannot be reached
+	blind    bool // does so where users are read
 	broken   bool // answers as nobody expects
 	seq      uint64
 	changed  func(seq uint64, e presence.Event) // told of each change, in order
@@ -166,7 +167,7 @@ func (s *store) set(k presence.Key, online presence.Tri) {
 func (s *store) ReadUsers(_ context.Context, keys []presence.Key) ([]presence.User, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.away {
+	if s.away || s.blind {
 		return nil, errAway
 	}
 	users := make([]presence.User, len(keys))

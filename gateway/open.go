@@ -169,28 +169,55 @@ func (s *Session) CountRequest(name string) { s.srv.metrics.requests[name].Inc()
 // CountError counts an error frame.
 func (s *Session) CountError(code ErrorCode) { s.srv.metrics.errors[code.row().Code].Inc() }
 
-// Open lets the client in: its token is checked, it is registered with presence
-// and subscribed to whom it knew, and then answer makes the first frame that it
-// gets. A second Open is a programmer's error. After a Problem the session must be
-// closed. Only the reader may call it; it blocks while the store is asked.
-func (s *Session) Open(ctx context.Context, h Hello, answer func(Welcome) []byte) *Problem {
-	ctx, cancel := context.WithTimeout(ctx, s.srv.opt.Timers.Request)
-	defer cancel()
+// Open lets the client in: its token is checked, it is registered with presence and
+// subscribed to whom it knew, and then answer makes the first frame that it gets. If
+// that cannot be, refuse makes the last, and the session is closed. While the store is
+// away the session waits: Open returns, and one of the two is called later, once, by
+// any goroutine; neither may block. A second Open is a programmer's error. Only the
+// reader may call it; it blocks while the store is asked.
+func (s *Session) Open(ctx context.Context, h Hello, answer func(Welcome) []byte, refuse func(*Problem) []byte) {
+	p := &place{known: h.Known, invisible: h.Invisible, answer: answer, refuse: refuse}
 	s.mu.Lock()
-	if s.state == stateWaiting {
+	if s.state == stateNew {
 		s.state = stateOpening
 	}
+	s.place = p
 	s.mu.Unlock()
 	s.srv.greeted(s)
-	if err := s.open(ctx, h, answer); err != nil {
-		p := s.srv.problem(err)
-		s.refusal = p
-		return p
+	if err := s.identify(h); err != nil {
+		s.refuse(s.srv.problem(err))
+		return
 	}
-	return nil
+	var err error = errAway
+	if !s.srv.lobby.closed() {
+		ctx, cancel := context.WithTimeout(ctx, s.srv.opt.Timers.Request)
+		defer cancel()
+		err = s.enter(ctx, p)
+	}
+	if err == nil {
+		return
+	}
+	if problem := s.srv.lobby.add(s, p, s.srv.problem(err)); problem != nil {
+		s.refuse(problem)
+	}
 }
 
-func (s *Session) open(ctx context.Context, h Hello, answer func(Welcome) []byte) error {
+// refuse tells the client why it is not let in, and closes; unless it was.
+func (s *Session) refuse(problem *Problem) {
+	s.mu.Lock()
+	p := s.place
+	if s.refusal == nil && p != nil {
+		s.refusal = problem
+	}
+	s.mu.Unlock()
+	if p != nil {
+		s.CountError(problem.Code)
+		s.Close(problem.Close, p.refuse(problem))
+	}
+}
+
+// identify does what of a hello can be done without the store.
+func (s *Session) identify(h Hello) error {
 	if len(h.Known) > s.srv.opt.Limits.Subscriptions {
 		return fanout.ErrTooMany
 	}
@@ -207,19 +234,27 @@ func (s *Session) open(ctx context.Context, h Hello, answer func(Welcome) []byte
 		return p
 	}
 	s.key, s.credential = claims.Key(), claims.PushCredential
-	if _, err := s.srv.opt.Services.Service(ctx, s.key.Service); err != nil {
-		return err
-	}
 	if !s.srv.join(s) {
 		return &Problem{Code: ErrorTooManySessions, Close: CloseTooMany}
 	}
-	user, err := s.register(ctx, h.Invisible)
+	s.holds(claims)
+	return nil
+}
+
+// enter does the rest. When it fails because the store is away it may be called again.
+func (s *Session) enter(ctx context.Context, p *place) error {
+	if _, err := s.srv.opt.Services.Service(ctx, s.key.Service); err != nil {
+		return err
+	}
+	user, err := s.register(ctx, p)
 	if err != nil {
 		return err
 	}
-	s.mail.Init(s.key.Service, s.srv.opt.Limits.Mailbox, s.wake)
-	s.attached = true
-	s.srv.opt.Hub.Attach(&s.mail)
+	if !s.attached {
+		s.mail.Init(s.key.Service, s.srv.opt.Limits.Mailbox, s.wake)
+		s.attached = true
+		s.srv.opt.Hub.Attach(&s.mail)
+	}
 
 	// Read after Attach: a flip of the switch is in the answer, or the hub tells of it.
 	service, err := s.srv.opt.Services.Service(ctx, s.key.Service)
@@ -227,74 +262,96 @@ func (s *Session) open(ctx context.Context, h Hello, answer func(Welcome) []byte
 		return err
 	}
 	w := Welcome{Session: s.id, Key: s.key, Service: service, User: service.View(user), Ping: s.srv.opt.Timers.Ping}
-	if len(h.Known) > 0 {
-		err = s.srv.opt.Hub.Subscribe(ctx, &s.mail, h.Known, func(known []presence.Snapshot) []byte {
+	if len(p.known) > 0 {
+		err = s.srv.opt.Hub.Subscribe(ctx, &s.mail, p.known, func(known []presence.Snapshot) []byte {
 			w.Known = known
-			return answer(w)
+			return p.answer(w)
 		})
 	} else {
-		err = s.mail.Control(answer(w))
+		err = s.mail.Control(p.answer(w))
 	}
 	if err != nil {
 		return err
 	}
-	s.holds(claims)
-	// From here on Recheck finds the session; what was withdrawn before is found now.
-	if err := s.srv.opt.Tokens.Check(claims); err != nil {
+	// Recheck finds the session; what was withdrawn before it could is found now.
+	if err := s.srv.opt.Tokens.Check(s.claims()); err != nil {
 		return err
 	}
-	s.live(claims.Expires)
+	s.live()
 	return nil
 }
 
-// holds records whose word the session is open on.
+// holds records on whose word the session is open, or waits to be.
 func (s *Session) holds(c auth.Claims) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.signer, s.issued = c.KeySID, c.Issued.UnixMilli()
+	s.expires, s.lifetime, s.warned = c.Expires, time.Until(c.Expires), false
+}
+
+// claims is what holds recorded, as far as it can be withdrawn; zero before that.
+func (s *Session) claims() auth.Claims {
+	s.mu.Lock()
+	c := auth.Claims{KeySID: s.signer, Issued: time.UnixMilli(s.issued)}
+	s.mu.Unlock()
+	if c.KeySID != "" {
+		c.Service, c.Identity = s.key.Service, s.key.Identity
+	}
+	return c
 }
 
 // recheck closes the session if its token was withdrawn.
 func (s *Session) recheck() {
-	s.mu.Lock()
-	c := auth.Claims{KeySID: s.signer, Issued: time.UnixMilli(s.issued)}
-	s.mu.Unlock()
-	if c.KeySID == "" {
-		return // not open yet
-	}
-	c.Service, c.Identity = s.key.Service, s.key.Identity
-	if s.srv.opt.Tokens.Check(c) != nil {
+	if c := s.claims(); c.KeySID != "" && s.srv.opt.Tokens.Check(c) != nil {
 		s.close(CloseBadToken, presence.EndClean, nil, s.srv.opt.Timers.Close)
 	}
 }
 
-// register tells presence of the session. Whether a failed Open was recorded is
-// not known, so its end is recorded in any case.
-func (s *Session) register(ctx context.Context, invisible bool) (presence.User, error) {
-	if invisible {
+// register tells presence of the session. Whether a failed Open was recorded is not
+// known, so its end is recorded in any case, and the next goes under another id: the
+// first may be undone only then.
+func (s *Session) register(ctx context.Context, p *place) (presence.User, error) {
+	if p.invisible || p.registered {
 		return s.srv.opt.Presence.Ensure(ctx, s.key)
 	}
-	s.joined = true
-	return s.srv.opt.Presence.Open(ctx, s.key, s.id)
+	if p.tried {
+		s.srv.rename(s)
+	}
+	p.tried, s.joined = true, true
+	user, err := s.srv.opt.Presence.Open(ctx, s.key, s.id)
+	p.registered = err == nil
+	return user, err
 }
 
-// live starts the deadlines of an open session. Its first ping falls anywhere in
-// the interval, so that the pings of many sessions spread evenly.
-func (s *Session) live(expires time.Time) {
+// live makes the session an open one. Its first ping falls anywhere in the interval,
+// so that the pings of many sessions spread evenly.
+func (s *Session) live() {
 	now := s.srv.wheel.now()
-	s.mu.Lock()
-	if s.state == stateOpening {
-		s.state = stateOpen
-	}
-	s.pingAt = now + s.srv.spread(s.srv.opt.Timers.Ping)
-	s.expires, s.lifetime = expires, time.Until(expires)
-	s.mailing = true // only now: the answer to hello is in line before anything is taken
-	s.mu.Unlock()
 	s.counted = true
 	s.srv.metrics.sessions.Inc()
 	s.srv.metrics.hello.Observe((now - s.arrived).Seconds())
+	s.mu.Lock()
+	if s.state == stateOpening || s.state == stateWaiting {
+		s.state = stateOpen
+	}
+	if s.pingAt == 0 {
+		s.pingAt = now + s.srv.spread(s.srv.opt.Timers.Ping)
+	}
+	s.mailing = true // only now: the answer to hello is in line before anything is taken
+	s.place = nil
+	s.mu.Unlock()
 	s.wake()
 	s.srv.wheel.schedule(s, now) // decides itself when it wants to be looked at next
+}
+
+// absent is why a request cannot be done that needs the store: the session waits.
+func (s *Session) absent() *Problem {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mailing {
+		return nil
+	}
+	return &Problem{Code: ErrorUnavailable, Retry: s.srv.retryAfter()}
 }
 
 // Renew takes a newer token of the same user and returns when it expires. After a
@@ -310,9 +367,6 @@ func (s *Session) Renew(token string) (time.Time, *Problem) {
 		return time.Time{}, &Problem{Code: ErrorTokenIdentity, Close: CloseBadToken}
 	}
 	s.credential = claims.PushCredential
-	s.mu.Lock()
-	s.expires, s.lifetime, s.warned = claims.Expires, time.Until(claims.Expires), false
-	s.mu.Unlock()
 	s.holds(claims)
 	s.recheck() // as in open
 	s.srv.wheel.schedule(s, s.srv.wheel.now())
@@ -323,6 +377,9 @@ func (s *Session) Renew(token string) (time.Time, *Problem) {
 // before anything newer of them. On a Problem nothing was added. Only the reader
 // may call it; it blocks while the store is asked.
 func (s *Session) Subscribe(ctx context.Context, identities []string, answer func([]presence.Snapshot) []byte) *Problem {
+	if p := s.absent(); p != nil {
+		return p
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.srv.opt.Timers.Request)
 	defer cancel()
 	if err := s.srv.opt.Hub.Subscribe(ctx, &s.mail, identities, answer); err != nil {
@@ -334,5 +391,12 @@ func (s *Session) Subscribe(ctx context.Context, identities []string, answer fun
 	return nil
 }
 
-// Unsubscribe ends subscriptions; of users that have none it says nothing.
-func (s *Session) Unsubscribe(identities []string) { s.srv.opt.Hub.Unsubscribe(&s.mail, identities) }
+// Unsubscribe ends subscriptions; of users that have none it says nothing. There is a
+// Problem only for a session that still waits to be let in.
+func (s *Session) Unsubscribe(identities []string) *Problem {
+	if p := s.absent(); p != nil {
+		return p
+	}
+	s.srv.opt.Hub.Unsubscribe(&s.mail, identities)
+	return nil
+}

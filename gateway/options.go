@@ -61,6 +61,7 @@ type Limits struct {
 	Plain             int // TCP connections that are not, or not yet, WebSockets. Default 16,384
 	Pending           int // WebSockets without a hello yet. Default 10,000
 	PendingPerAddress int // of those, from one address. Default 1,000
+	Waiting           int // WebSockets that wait for the store to be back. Default 10,000
 	SessionsPerUser   int // on the node. Default 100
 	AcceptRate        int // WebSockets a second. Default 2,000
 	AcceptBurst       int // at once. Default 4,000
@@ -83,6 +84,9 @@ type Timers struct {
 	Write   time.Duration
 	Close   time.Duration // from a close frame to the client's. Default 5 s
 	Request time.Duration // for the store to answer; less than Pong. Default 5 s, or half of Pong if that is less
+	// Wait is for how long a new session waits for a store that is away. Default 30 s;
+	// negative: not at all.
+	Wait time.Duration
 	// ExpiryWarning is how long before its token expires a client is told, or a tenth
 	// of the token's life if that is less. Default 60 s.
 	ExpiryWarning time.Duration
@@ -118,6 +122,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"Plain", &l.Plain, 16_384},
 		{"Pending", &l.Pending, 10_000},
 		{"PendingPerAddress", &l.PendingPerAddress, 1_000},
+		{"Waiting", &l.Waiting, 10_000},
 		{"SessionsPerUser", &l.SessionsPerUser, 100},
 		{"AcceptRate", &l.AcceptRate, 2_000},
 		{"AcceptBurst", &l.AcceptBurst, 4_000},
@@ -140,6 +145,7 @@ func (o Options) withDefaults() (Options, error) {
 	t.Write = cmp.Or(t.Write, t.Ping+t.Pong)
 	t.Close = cmp.Or(t.Close, 5*time.Second)
 	t.Request = cmp.Or(t.Request, min(5*time.Second, t.Pong/2))
+	t.Wait = cmp.Or(t.Wait, 30*time.Second)
 	t.ExpiryWarning = cmp.Or(t.ExpiryWarning, time.Minute)
 	t.Drain = cmp.Or(t.Drain, 15*time.Second)
 	if t.Ping < time.Second || t.Pong <= 0 || t.Pong >= t.Ping || t.Request >= t.Pong ||

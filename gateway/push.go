@@ -14,6 +14,9 @@ func (s *Session) RegisterPush(ctx context.Context, r presence.Registration) (pr
 	if s.srv.opt.Push == nil {
 		return presence.Binding{}, &Problem{Code: ErrorPushOff}
 	}
+	if p := s.absent(); p != nil {
+		return presence.Binding{}, p
+	}
 	if r.Credential == "" && r.Type != presence.PushWeb {
 		r.Credential = s.credential
 	}
@@ -32,6 +35,9 @@ func (s *Session) RegisterPush(ctx context.Context, r presence.Registration) (pr
 func (s *Session) UnregisterPush(ctx context.Context, sid string, t presence.PushType, address string) *Problem {
 	if s.srv.opt.Push == nil {
 		return &Problem{Code: ErrorPushOff}
+	}
+	if p := s.absent(); p != nil {
+		return p
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.srv.opt.Timers.Request)
 	defer cancel()

@@ -34,6 +34,7 @@ type Server struct {
 	rates   struct{ request, accept rate.Limit }
 	public  *http.Server
 	admin   *http.Server
+	lobby   *lobby
 	leaving chan struct{} // a slot for each session that may tell presence of its end now
 
 	draining atomic.Bool
@@ -48,8 +49,8 @@ type Server struct {
 	stopping bool // no session may begin
 	accepts  rate.Bucket
 	sessions map[presence.SessionID]*Session
-	pending  int // sessions without a hello
-	waiting  map[address]int
+	pending  int             // sessions without a hello
+	strange  map[address]int // of those, by where they come from
 	users    map[presence.Key]int
 }
 
@@ -76,9 +77,10 @@ func New(opt Options) (*Server, error) {
 		stopped:  make(chan struct{}),
 		served:   make(chan struct{}),
 		sessions: map[presence.SessionID]*Session{},
-		waiting:  map[address]int{},
+		strange:  map[address]int{},
 		users:    map[presence.Key]int{},
 	}
+	s.lobby = newLobby(s)
 	s.rates.request = rate.Limit{PerSecond: opt.Limits.RequestRate, Burst: opt.Limits.RequestBurst}
 	s.rates.accept = rate.Limit{PerSecond: opt.Limits.AcceptRate, Burst: opt.Limits.AcceptBurst}
 	quiet, err := zap.NewStdLogAt(opt.Log, zapcore.DebugLevel) // peers' handshake failures
@@ -127,6 +129,7 @@ func (s *Server) Serve(ctx context.Context, public, admin net.Listener) error {
 	var wg sync.WaitGroup
 	failed := make(chan error, 2)
 	wg.Go(func() { s.wheel.run(inner) })
+	wg.Go(func() { s.lobby.run(inner) })
 	wg.Go(func() {
 		var err error
 		if s.public.TLSConfig != nil {
@@ -332,20 +335,30 @@ func (s *Server) begin(c *Session) (shed string, retry time.Duration) {
 		return shedConnections, 5 * time.Second
 	case s.pending >= l.Pending:
 		return shedPending, time.Second
-	case s.waiting[c.address] >= l.PendingPerAddress:
+	case s.strange[c.address] >= l.PendingPerAddress:
 		return shedAddress, time.Second
 	}
 	if wait, ok := s.accepts.Take(s.wheel.now(), s.rates.accept); !ok {
 		return shedRate, wait
 	}
 	c.id = newSessionID()
-	c.waiting = true
+	c.pending = true
 	s.sessions[c.id] = c
 	s.pending++
-	s.waiting[c.address]++
+	s.strange[c.address]++
 	s.live.Add(1)
 	s.metrics.connections.Inc()
 	return "", 0
+}
+
+// rename gives a session that is not registered yet another id: an attempt to register
+// it under the old one may be carried out late, and will be undone.
+func (s *Server) rename(c *Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, c.id)
+	c.id = newSessionID()
+	s.sessions[c.id] = c
 }
 
 func newSessionID() presence.SessionID {
@@ -362,13 +375,13 @@ func (s *Server) greeted(c *Session) {
 }
 
 func (s *Server) greetedLocked(c *Session) {
-	if !c.waiting {
+	if !c.pending {
 		return
 	}
-	c.waiting = false
+	c.pending = false
 	s.pending--
-	if s.waiting[c.address]--; s.waiting[c.address] == 0 {
-		delete(s.waiting, c.address)
+	if s.strange[c.address]--; s.strange[c.address] == 0 {
+		delete(s.strange, c.address)
 	}
 }
 
@@ -412,8 +425,11 @@ func (s *Server) ended(c *Session, code CloseCode, how presence.End, err error) 
 		}
 	}
 	if e := s.log.Check(zap.DebugLevel, "session ended"); e != nil {
+		c.mu.Lock()
+		refusal := c.refusal
+		c.mu.Unlock()
 		e.Write(zap.String("session", string(c.id)), zap.String("service", c.key.Service), zap.Int("code", int(code)),
-			zap.Int("peer_code", peer), zap.String("how", endNames[how]), zap.Duration("age", s.wheel.now()-c.arrived), zap.NamedError("refusal", c.refusal), zap.Error(err))
+			zap.Int("peer_code", peer), zap.String("how", endNames[how]), zap.Duration("age", s.wheel.now()-c.arrived), zap.NamedError("refusal", refusal), zap.Error(err))
 	}
 	s.forget(c)
 }

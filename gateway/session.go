@@ -47,8 +47,9 @@ type Handler interface {
 type state uint8
 
 const (
-	stateWaiting state = iota // for hello
+	stateNew     state = iota // no hello yet
 	stateOpening              // hello came, the store is being asked
+	stateWaiting              // in the lobby, for the store to be back
 	stateOpen
 	stateClosing // a close frame is on its way or was sent
 	stateEnded   // nothing is read any more
@@ -70,20 +71,20 @@ type Session struct {
 	link    link
 	mail    fanout.Mailbox // usable once opening
 
-	// The following are owned by the reader.
-	key presence.Key // others may read it once signer is set
+	// The following are owned by the reader; from lobby.add to lobby.remove or its
+	// being let in, by whom the lobby has let it in.
+	key presence.Key // others may read it once signer is set, or the session is in the lobby
 	// credential is the push credential that the newest token names.
 	credential string
 	arrived    time.Duration
 	address    address
 	requests   rate.Bucket
 	refusals   rate.Bucket
-	attached   bool  // the hub knows the mailbox
-	joined     bool  // presence was told of the session, and not yet of its end
-	counted    bool  // among the sessions that were let in
-	refusal    error // why hello was refused; nil if it was not
+	attached   bool // the hub knows the mailbox
+	joined     bool // presence was told of the session, and not yet of its end
+	counted    bool // among the sessions that were let in
 
-	waiting bool // guarded by Server.mu: counts as pending
+	pending bool // guarded by Server.mu: counts as pending
 	member  bool // guarded by Server.mu: counts for its user
 
 	welcomed bool // owned by the writer: the answer to hello was taken
@@ -99,6 +100,9 @@ type Session struct {
 	dead     bool // a write failed, or the close frame was written
 	mailing  bool // the mailbox is ready
 	pingDue  bool
+	ahead    [][]byte      // frames that need not wait for the mailbox to be ready
+	aheadLen int           // bytes of ahead
+	place    *place        // in the lobby; nil once the session was let in
 	pong     []byte        // the newest ping that is still to be answered, as a frame
 	last     []byte        // frames that end the session
 	idle     chan struct{} // closed when the writer ends; nil unless somebody waits
@@ -109,7 +113,8 @@ type Session struct {
 	expires  time.Time
 	lifetime time.Duration // of the token, from when it was accepted
 	warned   bool
-	signer   string // SID of the key that signed the token, once the session is open on it
+	refusal  error  // why hello was refused; nil if it was not
+	signer   string // SID of the key that signed the token, once that was checked
 	issued   int64  // when the token was issued, in ms
 }
 
@@ -150,6 +155,7 @@ func (s *Session) end(ctx context.Context, err error) {
 		default: // closed for any other reason: it may come back
 		}
 	}
+	s.srv.lobby.remove(s, code)
 	if s.attached {
 		s.srv.opt.Hub.Detach(&s.mail)
 	}
@@ -281,6 +287,21 @@ func (s *Session) closing() bool {
 // Send queues a frame for the client: what it asked for, in order. A client with
 // too much of that unread is closed as slow. Only after Open.
 func (s *Session) Send(frame []byte) {
+	s.mu.Lock()
+	if !s.mailing {
+		full := s.aheadLen+len(frame) > s.srv.opt.Limits.Mailbox
+		if !full {
+			s.ahead, s.aheadLen = append(s.ahead, frame), s.aheadLen+len(frame)
+		}
+		s.mu.Unlock()
+		if full {
+			s.close(CloseSlow, presence.EndLost, nil, 0)
+			return
+		}
+		s.wake()
+		return
+	}
+	s.mu.Unlock()
 	if s.mail.Control(frame) != nil {
 		s.close(CloseSlow, presence.EndLost, nil, 0)
 	}
@@ -302,6 +323,7 @@ func (s *Session) Close(code CloseCode, last []byte) {
 // told, unless the store is away. Only the reader may call it.
 func (s *Session) Bye(ctx context.Context) {
 	s.close(CloseBye, presence.EndClean, nil, s.srv.opt.Timers.Close)
+	s.srv.lobby.remove(s, CloseBye)
 	s.leave(ctx, presence.EndClean)
 }
 
@@ -424,6 +446,11 @@ func (s *Session) writeOnce(out *outgoing) bool {
 	if s.pingDue {
 		buf, s.pingDue = appendControl(buf, finPing, nil), false
 	}
+	ahead := len(s.ahead)
+	for _, frame := range s.ahead {
+		buf = append(buf, frame...)
+	}
+	s.ahead, s.aheadLen = nil, 0
 	last := s.last
 	s.mu.Unlock()
 
@@ -439,7 +466,7 @@ func (s *Session) writeOnce(out *outgoing) bool {
 			last = nil // there may be more to come before it
 		}
 	}
-	ok := s.writeItems(out, buf)
+	ok := s.writeItems(out, buf, ahead)
 	clear(out.items)
 	if ok && last != nil {
 		ok = s.put(last, 1)
@@ -478,9 +505,9 @@ func (s *Session) take(items []fanout.Item) []fanout.Item {
 	return items
 }
 
-// writeItems writes buf and the items with one write: a write costs the same
-// whatever its length.
-func (s *Session) writeItems(out *outgoing, buf []byte) bool {
+// writeItems writes buf, which holds so many frames, and the items with one write: a
+// write costs the same whatever its length.
+func (s *Session) writeItems(out *outgoing, buf []byte, frames int) bool {
 	switch {
 	case len(out.items) == 0 && len(buf) == 0:
 		return true
@@ -488,7 +515,7 @@ func (s *Session) writeItems(out *outgoing, buf []byte) bool {
 		return s.put(s.handler.Frame(&out.items[0]), 1)
 	}
 	out.buf = s.handler.Append(buf, out.items)
-	return s.put(out.buf, len(out.items))
+	return s.put(out.buf, frames+len(out.items))
 }
 
 func (s *Session) put(b []byte, frames int) bool {
@@ -506,6 +533,9 @@ func (s *Session) check(now time.Duration) (next time.Duration) {
 	t := &s.srv.opt.Timers
 	next, closing, expiring := s.deadlines(now, t)
 	switch {
+	case closing == CloseUnavailable:
+		s.refuse(&Problem{Code: ErrorUnavailable, Retry: s.srv.retryAfter(), Close: closing})
+		return 0
 	case closing != 0:
 		wait := t.Close
 		if closing == CloseSlow || closing == CloseNoPong {
@@ -531,7 +561,7 @@ func (s *Session) deadlines(now time.Duration, t *Timers) (next time.Duration, c
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch s.state {
-	case stateWaiting:
+	case stateNew:
 		if by := s.arrived + t.Hello; now < by {
 			return by, 0, 0
 		}
@@ -540,6 +570,10 @@ func (s *Session) deadlines(now time.Duration, t *Timers) (next time.Duration, c
 		return now + t.Hello, 0, 0
 	case stateClosing, stateEnded:
 		return 0, 0, 0
+	case stateWaiting:
+		if now >= s.place.by {
+			return 0, CloseUnavailable, 0
+		}
 	case stateOpen:
 	}
 	since := time.Duration(s.writeSince.Load())
@@ -576,6 +610,8 @@ func (s *Session) deadlines(now time.Duration, t *Timers) (next time.Duration, c
 	switch {
 	case left <= 0:
 		return 0, CloseTokenExpired, 0
+	case s.state == stateWaiting:
+		next = min(next, now+left, s.place.by) // it is warned, if need be, once it is open
 	case s.warned:
 		next = min(next, now+left)
 	case left <= warn:

@@ -3,7 +3,6 @@ package gateway_test
 import (
 	"context"
 	"fmt"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -361,22 +360,34 @@ func TestTooManyAnswers(t *testing.T) {
 	})
 }
 
+// awayPush is a service for push whose store is away.
+type awayPush struct{ presence.Bindings }
+
+func (awayPush) Bind(context.Context, presence.Key, presence.Registration) (presence.Binding, error) {
+	return presence.Binding{}, errAway
+}
+
 // TestStoreAway: while the store is away open sessions stay, and requests that
 // need it say so.
 func TestStoreAway(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, n *node) {
+	bubble(t, func(o *gateway.Options) { o.Push = awayPush{} }, func(t *testing.T, n *node) {
 		p := n.connect("alice")
 		n.store.setAway(true)
 		p.send(`{"type":"subscribe","id":1,"identities":["bob"]}`)
 		if v := p.wantError(gateway.ErrorUnavailable, 1.); v["retry_after_ms"].(float64) < 1 {
 			t.Errorf("error = %v; want retry_after_ms", v)
 		}
-		late := n.dial(nil).read()
-		late.send(`{"type":"hello","token":"` + mint(t, service, "bob", time.Hour) + `"}`)
-		late.wantError(gateway.ErrorUnavailable, nil)
-		if reason := late.wantClose(gateway.CloseUnavailable); !strings.HasPrefix(reason, `{"retry_after_ms":`) {
-			t.Errorf("reason = %q; want a retry hint", reason)
-		}
+		p.send(`{"type":"register_push","id":3,"binding_type":"fcm","address":"x"}`)
+		p.wantError(gateway.ErrorUnavailable, 3.)
+		p.send(`{"type":"token","id":4,"token":"` + mint(t, service, "alice", 2*time.Hour) + `"}`)
+		p.want("token_accepted")
+		leaves := n.dial(nil).read()
+		n.store.setAway(false)
+		leaves.send(`{"type":"hello","token":"` + mint(t, service, "bob", time.Hour) + `"}`)
+		leaves.want("welcome")
+		n.store.setAway(true)
+		leaves.send(`{"type":"bye"}`)
+		leaves.wantClose(gateway.CloseBye) // presence remembers the end
 		time.Sleep(30 * time.Second)
 		n.store.setAway(false)
 		p.send(`{"type":"subscribe","id":2,"identities":["bob"]}`)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -237,12 +238,13 @@ func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log 
 		},
 		Origins: cfg.AllowedOrigins, Proxies: proxies, TLSCert: cfg.TLSCert, TLSKey: cfg.TLSKey,
 		Limits: gateway.Limits{
-			Connections: cfg.MaxConnections, AcceptRate: cfg.AcceptRate, AcceptBurst: cfg.AcceptBurst,
+			Connections: cfg.MaxConnections, Waiting: cfg.MaxWaiting, AcceptRate: cfg.AcceptRate, AcceptBurst: cfg.AcceptBurst,
 			Frame: int(cfg.MaxFrame), Identities: cfg.MaxIdentities, Identity: int(cfg.MaxIdentity), Subscriptions: cfg.MaxSubscriptions,
 			RequestRate: cfg.RequestRate, RequestBurst: cfg.RequestBurst, Mailbox: int(cfg.MailboxBytes),
 		},
 		Timers: gateway.Timers{
 			Hello: cfg.HelloTimeout, Ping: cfg.PingInterval, Pong: cfg.PongTimeout, Request: min(5*time.Second, cfg.PongTimeout*3/4), Drain: cfg.DrainTimeout * 3 / 5,
+			Wait: cmp.Or(cfg.WaitTimeout, -1),
 		},
 		Ready: map[string]func(context.Context) error{
 			"bus": func(context.Context) error {

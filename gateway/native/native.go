@@ -97,14 +97,13 @@ func (h *handler) first(ctx context.Context, r *request, err error) {
 		return
 	}
 	h.batch = r.Batch
-	p := h.session.Open(ctx, gateway.Hello{
+	id, known := r.ID, r.Known
+	h.session.Open(ctx, gateway.Hello{
 		Token:     *r.Token,
-		Known:     slices.Sorted(maps.Keys(r.Known)),
+		Known:     slices.Sorted(maps.Keys(known)),
 		Invisible: r.Invisible,
-	}, func(w gateway.Welcome) []byte { return encodeWelcome(w, r.Known) })
-	if p != nil {
-		h.refuse(r.ID, p)
-	}
+	}, func(w gateway.Welcome) []byte { return encodeWelcome(w, known) },
+		func(p *gateway.Problem) []byte { return encodeError(id, p) })
 }
 
 // refuse ends the session for its hello's problem.
@@ -128,8 +127,7 @@ func (h *handler) request(ctx context.Context, r *request, err error) {
 		h.subscribe(ctx, r)
 	case unsubscribe:
 		if h.checkIdentities(r) {
-			h.session.Unsubscribe(r.Identities)
-			h.session.Send(plain("unsubscribed", r.ID))
+			h.unsubscribe(r)
 		}
 	case token:
 		h.token(r)
@@ -158,6 +156,14 @@ func (h *handler) subscribe(ctx context.Context, r *request) {
 	if p != nil {
 		h.fail(r, p)
 	}
+}
+
+func (h *handler) unsubscribe(r *request) {
+	if p := h.session.Unsubscribe(r.Identities); p != nil {
+		h.fail(r, p)
+		return
+	}
+	h.session.Send(plain("unsubscribed", r.ID))
 }
 
 func (h *handler) token(r *request) {
