@@ -43,12 +43,15 @@ var built struct {
 }
 
 // Main runs the tests of a package that uses Binary and removes it thereafter. To be called by TestMain.
-func Main(m *testing.M) {
+func Main(m *testing.M) { os.Exit(Run(m)) }
+
+// Run is Main without the exit; it returns the code.
+func Run(m *testing.M) int {
 	code := m.Run()
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
 	}
-	os.Exit(code)
+	return code
 }
 
 // Binary is the path of the program, which is built when it is first asked for.
