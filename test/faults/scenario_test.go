@@ -55,6 +55,8 @@ type Scenario struct {
 	Faithful bool
 	// Nodes is how many there are. Default 3.
 	Nodes int
+	// Start starts node i with the environment of all. Default rig.Start.
+	Start func(w *World, i int, env []string) *rig.Node
 
 	// Fault does it, while users come and go. It returns when what it broke works again; w's methods tell the checker
 	// what is allowed to be seen meanwhile.
@@ -146,8 +148,12 @@ func (s Scenario) world(t *testing.T, random *rand.Rand) *World {
 	if count == 0 {
 		count = 3
 	}
+	w.start = s.Start
+	if w.start == nil {
+		w.start = func(w *World, i int, env []string) *rig.Node { return rig.Start(w, w.Store.URL(i), env...) }
+	}
 	for i := range count {
-		w.Nodes = append(w.Nodes, rig.Start(t, w.Store.URL(i), w.env...))
+		w.Nodes = append(w.Nodes, w.start(w, i, w.env))
 	}
 	w.Balancer = rig.Balance(t, w.Nodes...)
 	w.Service = w.Nodes[0].NewService()
@@ -178,6 +184,7 @@ type World struct {
 	Rec        *Recorder
 
 	env      []string
+	start    func(w *World, i int, env []string) *rig.Node
 	users    int
 	churn    *churn
 	watchers *watchers
@@ -221,6 +228,13 @@ func (w *World) Excuse(e Excuse) {
 	w.rules.Excuses = append(w.rules.Excuses, e)
 }
 
+// Slack sets what is added to each bound; 3 s if it is not called.
+func (w *World) Slack(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rules.Slack = d
+}
+
 // Away says that nothing could be told from one time to another: what was due then, or would have been due soon
 // after, is due late.
 func (w *World) Away(a Away) {
@@ -238,7 +252,7 @@ func (w *World) Node(i int) *rig.Node {
 
 // Restart starts a node in place i, which is down, with further environment.
 func (w *World) Restart(i int, env ...string) {
-	n := rig.Start(w, w.Store.URL(i), append(slices.Clone(w.env), env...)...)
+	n := w.start(w, i, append(slices.Clone(w.env), env...))
 	w.mu.Lock()
 	w.Nodes[i] = n
 	w.mu.Unlock()
