@@ -34,7 +34,8 @@ const (
 // Key is the API key of the nodes, with which tokens are minted.
 var Key = auth.Key{SID: KeySID, Secret: KeySecret, Account: Account}
 
-const program = "github.com/rollcall-presence/rollcall/cmd/rollcall"
+// Program is the package of the binary.
+const Program = "github.com/rollcall-presence/rollcall/cmd/rollcall"
 
 var built struct {
 	sync.Once
@@ -43,12 +44,15 @@ var built struct {
 }
 
 // Main runs the tests of a package that uses Binary and removes it thereafter. To be called by TestMain.
-func Main(m *testing.M) {
+func Main(m *testing.M) { os.Exit(Run(m)) }
+
+// Run is Main without the exit; it returns the code.
+func Run(m *testing.M) int {
 	code := m.Run()
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
 	}
-	os.Exit(code)
+	return code
 }
 
 // Binary is the path of the program, which is built when it is first asked for.
@@ -59,7 +63,7 @@ func Binary(t testing.TB) string {
 			return
 		}
 		built.path = filepath.Join(built.dir, "rollcall")
-		out, err := exec.Command("go", "build", "-o", built.path, program).CombinedOutput() //nolint:gosec,noctx // constants
+		out, err := exec.Command("go", "build", "-o", built.path, Program).CombinedOutput() //nolint:gosec,noctx // constants
 		if err != nil {
 			built.err = fmt.Errorf("the binary does not build: %w\n%s", err, out)
 		}
