@@ -29,6 +29,7 @@ type link struct {
 	probeNo int      // of the last probe sent
 	probeAt time.Time
 	probeOK bool // it came back
+	silent  bool // probes did not, and the receiver has not taken that in yet
 	healthy bool
 }
 
@@ -58,14 +59,12 @@ func (l *link) receive(ctx context.Context, h Handler) {
 	for ctx.Err() == nil {
 		m, err := ps.Receive(ctx)
 		if err != nil {
-			cause := causeLost
-			if errors.Is(err, redis.ErrClosed) {
-				cause = causeSilent
-			}
 			_, refused := errors.AsType[redis.Error](err)
 			refused = refused && l.sharded()
-			if !refused && l.lost() && ctx.Err() == nil {
-				l.b.metrics.restarts.WithLabelValues(cause).Inc()
+			if !refused {
+				if was, cause := l.lost(); was && ctx.Err() == nil {
+					l.b.metrics.restarts.WithLabelValues(cause).Inc()
+				}
 			}
 			if l.sharded() {
 				if refused { // a slot is not, or not yet, this Redis node's; the others' channels are as they were
@@ -131,10 +130,15 @@ func (l *link) drop() {
 	}
 }
 
-// lost takes it that nothing is subscribed any more. It reports whether anything was.
-func (l *link) lost() (was bool) {
+// lost takes it that nothing is subscribed any more. It reports whether anything was, and why it
+// is not.
+func (l *link) lost() (was bool, cause string) {
 	l.b.mu.Lock()
 	defer l.b.mu.Unlock()
+	cause = causeLost
+	if l.silent {
+		cause, l.silent = causeSilent, false
+	}
 	for _, c := range l.b.channels {
 		if c.link == l {
 			asked := c.asked
@@ -142,7 +146,7 @@ func (l *link) lost() (was bool) {
 			c.asked = asked && !l.sharded() // the client asks for plain ones again by itself
 		}
 	}
-	return was
+	return was, cause
 }
 
 // askAgain has the channels asked for again for which no answer came.
@@ -284,6 +288,9 @@ func (l *link) probes(ctx context.Context) {
 		if missed++; missed == 2 {
 			missed = 0
 			l.b.health(l, false)
+			l.b.mu.Lock()
+			l.silent = true
+			l.b.mu.Unlock()
 			l.drop()
 			l.b.look(ctx)
 		}
