@@ -89,7 +89,7 @@ func (m *Model) Register(now time.Time, n presence.NodeID, q presence.Partition,
 	p.ops[n]++
 	r.Ops = p.ops[n]
 	if _, ok := p.leases[n]; !ok {
-		p.leases[n] = now.Add(m.Lease)
+		p.leases[n] = m.from(p, now).Add(m.Lease)
 	}
 	for _, h := range list {
 		o, ts := m.register(p, n, h)
@@ -187,7 +187,7 @@ func (m *Model) end(p *partition, now time.Time, n presence.NodeID, e presence.E
 		return presence.Unchanged, nil
 	}
 	if e.Linger > 0 {
-		p.linger[e.Key] = now.Add(e.Linger)
+		p.linger[e.Key] = m.from(p, now).Add(e.Linger)
 		return presence.Lingering, nil
 	}
 	if e.Service.Enabled {
@@ -195,6 +195,15 @@ func (m *Model) end(p *partition, now time.Time, n presence.NodeID, e presence.E
 		u.epoch = max(u.epoch, e.Service.Epoch)
 	}
 	return presence.Changed, []Transition{m.offline(e.Key)}
+}
+
+// from is the time from which what begins now is counted: in a stall, that of the last
+// heartbeat, since the next adds the stall to every deadline.
+func (m *Model) from(p *partition, now time.Time) time.Time {
+	if !p.beat.IsZero() && now.Sub(p.beat) > m.Stall {
+		return p.beat
+	}
+	return now
 }
 
 // Beat is a node's heartbeat in one partition.
@@ -251,7 +260,7 @@ func (m *Model) Leave(now time.Time, n presence.NodeID, q presence.Partition, ha
 	for s, k := range p.held[n] {
 		delete(m.users[k].sessions, s)
 		if _, lingers := p.linger[k]; m.orphan(k) && !lingers {
-			p.linger[k] = now.Add(handover)
+			p.linger[k] = m.from(p, now).Add(handover)
 		}
 	}
 	delete(p.leases, n)

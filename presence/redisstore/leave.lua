@@ -1,5 +1,5 @@
 -- Gives up a node's lease; what sessions it left linger, so that nobody is seen to leave.
--- ARGV[2]  node   ARGV[3]  linger, ms   ARGV[4]  at most so many sessions
+-- ARGV[2]  node   ARGV[3]  linger, ms   ARGV[4]  at most so many sessions   ARGV[5]  stall, ms
 -- Reply: 1 if sessions are left
 local node, linger = ARGV[2], tonumber(ARGV[3])
 local set = base .. ':node:' .. node
@@ -7,7 +7,7 @@ for _, member in ipairs(redis.call('SPOP', set, ARGV[4])) do
   local session, svc, id = split(member)
   redis.call('HDEL', onkey(svc, id), session)
   if orphan(svc, id) and not redis.call('ZSCORE', base .. ':linger', svc .. id) then
-    redis.call('ZADD', base .. ':linger', str(now + linger), svc .. id)
+    redis.call('ZADD', base .. ':linger', str(from(tonumber(ARGV[5])) + linger), svc .. id)
   end
 end
 if redis.call('EXISTS', set) == 1 then return 1 end

@@ -329,6 +329,13 @@ local function unbind(svc, id, sid)
   return b.t .. ':' .. b.a
 end
 
+-- The time from which what begins now is counted. In a stall, whose time the next
+-- heartbeat adds to every deadline (see beat.lua), that is the last heartbeat's.
+local function from(stall)
+  local last = tonumber(redis.call('HGET', base .. ':seq', 'beat') or nil)
+  return last and now - last > stall and last or now
+end
+
 -- True if the user is recorded online without any session to keep it so.
 local function orphan(svc, id)
   return redis.call('EXISTS', onkey(svc, id)) == 0 and redis.call('HGET', ukey(svc, id), 'online') == '1'

@@ -48,8 +48,8 @@ func (s *Store) Open(ctx context.Context, p presence.Partition, n presence.NodeI
 }
 
 func (s *Store) registerArgs(p presence.Partition, n presence.NodeID, sessions []presence.Held) []any {
-	args := make([]any, 0, 3+8*len(sessions))
-	args = append(args, string(n), ms(s.opt.Lease), ms(s.opt.OnlineTTL))
+	args := make([]any, 0, 4+8*len(sessions))
+	args = append(args, string(n), ms(s.opt.Lease), ms(s.opt.OnlineTTL), ms(s.opt.Stall))
 	for _, h := range sessions {
 		sid := h.UserSID
 		if sid == "" {
@@ -63,8 +63,8 @@ func (s *Store) registerArgs(p presence.Partition, n presence.NodeID, sessions [
 
 // End implements presence.Store.
 func (s *Store) End(ctx context.Context, p presence.Partition, n presence.NodeID, sessions []presence.Ended) (presence.Registered, error) {
-	args := make([]any, 0, 2+7*len(sessions))
-	args = append(args, string(n), ms(s.opt.Lease))
+	args := make([]any, 0, 3+7*len(sessions))
+	args = append(args, string(n), ms(s.opt.Lease), ms(s.opt.Stall))
 	for _, e := range sessions {
 		args = append(args, e.Key.Service, e.Identity, string(e.ID), ms(e.Linger), flag(e.Service.Enabled), e.Service.Epoch, e.Service.Rev)
 	}
@@ -195,7 +195,7 @@ func (s *Store) Sessions(ctx context.Context, p presence.Partition, n presence.N
 func (s *Store) Leave(ctx context.Context, ps []presence.Partition, n presence.NodeID, handover time.Duration) error {
 	for len(ps) > 0 {
 		var rest []presence.Partition
-		for i, reply := range s.pipeline(ctx, leaveScript, ps, []any{s.offset(), string(n), ms(handover), reapChunk}) {
+		for i, reply := range s.pipeline(ctx, leaveScript, ps, []any{s.offset(), string(n), ms(handover), reapChunk, ms(s.opt.Stall)}) {
 			left, err := reply.Int()
 			if err != nil {
 				return unavailable("leave", err)
