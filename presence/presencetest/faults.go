@@ -158,9 +158,8 @@ type faulty struct {
 
 	mu       sync.Mutex // guards the following
 	open     map[presence.SessionID]*truth
-	asked    map[presence.Key]time.Time // last wish to connect
 	endable  map[presence.SessionID]bool
-	deleted  map[presence.Key]time.Time // and not lost since
+	deleted  map[presence.Key]bool // a deletion that was not lost, and nobody wished to connect since
 	last     map[presence.Key]presence.Event
 	revs     map[presence.Key]int64
 	offline  map[presence.Key]bool // the last event, with nothing since that would excuse another
@@ -178,8 +177,8 @@ type faulty struct {
 func PlayFaults(t *testing.T, open func(*testing.T, func(presence.Event)) *Harness, steps []Fault) (err error) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &faulty{
-			t: t, start: time.Now(), open: map[presence.SessionID]*truth{}, asked: map[presence.Key]time.Time{}, endable: map[presence.SessionID]bool{},
-			deleted: map[presence.Key]time.Time{}, last: map[presence.Key]presence.Event{}, revs: map[presence.Key]int64{},
+			t: t, start: time.Now(), open: map[presence.SessionID]*truth{}, endable: map[presence.SessionID]bool{},
+			deleted: map[presence.Key]bool{}, last: map[presence.Key]presence.Event{}, revs: map[presence.Key]int64{},
 			offline: map[presence.Key]bool{}, anyBeat: map[presence.Partition]time.Time{},
 		}
 		f.Harness = open(t, f.hear)
@@ -353,14 +352,13 @@ func (f *faulty) connect(n *faultNode, k presence.Key) {
 	f.sessions++
 	id := presence.SessionID(fmt.Sprintf("%0*d", presence.SessionIDLen, f.sessions))
 	f.mu.Lock()
-	f.asked[k] = time.Now()
+	delete(f.deleted, k)
 	f.mu.Unlock()
 	f.opens.Go(func() {
 		ctx, cancel := context.WithTimeout(f.t.Context(), faultRequest)
 		defer cancel()
 		_, err := n.tracker.Open(ctx, k, id)
 		f.mu.Lock()
-		f.asked[k] = time.Now()
 		if err == nil {
 			f.open[id] = &truth{k, n, time.Now()}
 		}
@@ -459,7 +457,7 @@ func (f *faulty) operate(ctx context.Context, s Fault) error {
 		excuse(func(o presence.Key) bool { return o == k })
 		if err = f.Store.DeleteUser(ctx, k); err == nil {
 			f.mu.Lock()
-			f.deleted[k] = time.Now()
+			f.deleted[k] = true
 			f.mu.Unlock()
 			f.wake()
 		}
@@ -610,7 +608,7 @@ func (f *faulty) compare(ctx context.Context, k presence.Key, service presence.S
 		return fmt.Errorf("%s is online=%v with %d sessions", name, u.Online, len(want))
 	case online == presence.True && service.Enabled && u.Epoch != service.Epoch:
 		return fmt.Errorf("%s is online under epoch %d; want %d", name, u.Epoch, service.Epoch)
-	case !f.deleted[k].IsZero() && !f.asked[k].After(f.deleted[k]) && u.SID != "":
+	case f.deleted[k] && u.SID != "":
 		return fmt.Errorf("%s was deleted, nobody connected as it since, and it is there", name)
 	case f.lost || f.services[0].SID != k.Service || u.SID == "":
 		return nil // what subscribers have of it is read again, or null
