@@ -164,6 +164,7 @@ type faulty struct {
 	revs     map[presence.Key]int64
 	offline  map[presence.Key]bool // the last event, with nothing since that would excuse another
 	lost     bool                  // data, at any time
+	flipped  bool                  // service B, at any time
 	removed  bool                  // service B, at any time: whoever hears of it late ends its sessions late
 	anyBeat  map[presence.Partition]time.Time
 	problems []string
@@ -438,7 +439,7 @@ func (f *faulty) operate(ctx context.Context, s Fault) error {
 	case "flip":
 		if _, err = f.Store.UpdateService(ctx, b, presence.ServiceUpdate{Enabled: &s.On}); err == nil {
 			f.mu.Lock()
-			maps.DeleteFunc(f.offline, func(k presence.Key, _ bool) bool { return k.Service == b })
+			f.flipped = true
 			f.mu.Unlock()
 			f.tell(b)
 			f.wait(time.Second) // revisions run ahead of the clock by a second a flip
@@ -516,7 +517,7 @@ func (f *faulty) hear(e presence.Event) {
 	f.revs[k] = e.User.Rev
 	f.last[k] = e
 	off := !e.Deleted && e.User.Online == presence.False && e.Reasons&presence.ReasonOnline != 0
-	if off && f.offline[k] {
+	if off && f.offline[k] && !(f.flipped && k.Service == f.services[1].SID) { // who comes while it is off comes silently
 		f.wrong("%s: its departure is told twice", f.name(k))
 	}
 	f.offline[k] = off
