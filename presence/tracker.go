@@ -355,7 +355,9 @@ func (t *Tracker) nextRenew() time.Time {
 // serviceChanged has every partition with sessions of a service that was switched
 // on served out of turn, which registers them anew, under the new epoch.
 func (t *Tracker) serviceChanged(was, is Service, exists bool) {
-	if exists && (!is.Enabled || is.Epoch == was.Epoch) {
+	// The epoch alone does not tell: it is the same where a failover lost that the service
+	// was switched off.
+	if exists && (!is.Enabled || was.Enabled && is.Epoch == was.Epoch) {
 		return
 	}
 	var all []SessionID

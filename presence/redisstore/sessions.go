@@ -48,8 +48,8 @@ func (s *Store) Open(ctx context.Context, p presence.Partition, n presence.NodeI
 }
 
 func (s *Store) registerArgs(p presence.Partition, n presence.NodeID, sessions []presence.Held) []any {
-	args := make([]any, 0, 3+8*len(sessions))
-	args = append(args, string(n), ms(s.opt.Lease), ms(s.opt.OnlineTTL))
+	args := make([]any, 0, 4+8*len(sessions))
+	args = append(args, string(n), ms(s.opt.Lease), ms(s.opt.OnlineTTL), ms(s.opt.Stall))
 	for _, h := range sessions {
 		sid := h.UserSID
 		if sid == "" {
