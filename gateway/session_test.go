@@ -240,11 +240,11 @@ func TestEnds(t *testing.T) {
 	}{
 		"bye":             {func(_ *node, p *peer) { p.send(`{"type":"bye"}`); p.wantClose(gateway.CloseBye) }, presence.EndClean},
 		"close 1000":      {func(_ *node, p *peer) { _ = p.conn.Close(1000, "") }, presence.EndClean},
-		"close 1001":      {func(_ *node, p *peer) { _ = p.conn.Close(1001, "") }, presence.EndLost},
+		"close 1001":      {func(_ *node, p *peer) { _ = p.conn.Close(1001, "") }, presence.EndReload},
 		"close 4000":      {func(_ *node, p *peer) { _ = p.conn.Close(4000, "") }, presence.EndLost},
 		"close no status": {func(_ *node, p *peer) { _ = p.conn.Close(websocket.StatusNoStatusRcvd, "") }, presence.EndLost},
 		"socket lost":     {func(_ *node, p *peer) { _ = p.raw.Close() }, presence.EndLost},
-		"operator":        {func(n *node, p *peer) { n.end("alice"); p.wantClose(gateway.CloseEnded) }, presence.EndClean},
+		"operator":        {func(n *node, p *peer) { n.end("alice"); p.wantClose(gateway.CloseEnded) }, presence.EndOperator},
 		"bad frame":       {func(_ *node, p *peer) { p.send(`[`); p.wantClose(gateway.CloseBadRequest) }, presence.EndLost},
 		"node stops":      {func(n *node, _ *peer) { n.stop() }, presence.EndDrain},
 	}

@@ -70,7 +70,7 @@ func (c *cluster) open(tr *presence.Tracker, k presence.Key, s int) {
 
 func (c *cluster) close(tr *presence.Tracker, k presence.Key, s int, how presence.End) {
 	c.t.Helper()
-	if err := tr.Close(c.t.Context(), k, sid(s), how); err != nil {
+	if err := tr.Close(c.t.Context(), k, sid(s), how, time.Now()); err != nil {
 		c.t.Fatalf("Close(%v, %d) = %v", k, s, err)
 	}
 }
@@ -242,7 +242,7 @@ func TestStoreAway(t *testing.T) {
 		if _, err := n1.Open(t.Context(), bob, sid(3)); presence.KindOf(err) != presence.KindUnavailable {
 			t.Errorf("Open with the store away = %v; want unavailable", err)
 		}
-		if err := n1.Close(t.Context(), bob, sid(2), presence.EndClean); err == nil {
+		if err := n1.Close(t.Context(), bob, sid(2), presence.EndClean, time.Now()); err == nil {
 			t.Error("Close with the store away succeeded")
 		}
 		c.wait(30 * time.Second)
