@@ -2,13 +2,13 @@
 -- ARGV[2]  node   ARGV[3]  linger, ms   ARGV[4]  at most so many sessions
 -- ARGV[5]  stall, ms
 -- Reply: 1 if sessions are left
-local node, linger = ARGV[2], tonumber(ARGV[3]) - silence(tonumber(ARGV[5]))
+local node, linger, silent = ARGV[2], tonumber(ARGV[3]), silence(tonumber(ARGV[5]))
 local set = base .. ':node:' .. node
 for _, member in ipairs(redis.call('SPOP', set, ARGV[4])) do
   local session, svc, id = split(member)
   redis.call('HDEL', onkey(svc, id), session)
   if orphan(svc, id) and not redis.call('ZSCORE', base .. ':linger', svc .. id) then
-    redis.call('ZADD', base .. ':linger', str(now + linger), svc .. id)
+    lingering(svc, id, linger, silent, 'drained', 0)
   end
 end
 if redis.call('EXISTS', set) == 1 then return 1 end

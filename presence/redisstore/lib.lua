@@ -13,6 +13,7 @@
 --   :deleted       zset  SID of a deleted user -> when, ms
 --   :linger        zset  service..identity -> due, ms
 --   :<IS>:u:<id>   hash  the user      :<IS>:on:<id>  hash  session -> node
+--                  of the user, left: how it last began to linger, and for how many ms it is away when that is over
 --   :<IS>:users    zset  creation order  :<IS>:sids   hash  user SID -> identity
 --   :<IS>:state    hash  identity -> sid, online, notifiable, epoch, nepoch, rev, last_online, joined by spaces: what
 --                        the user's hash says, once more, for readers of many users
@@ -336,6 +337,14 @@ end
 local function silence(stall)
   local silent = now - (tonumber(redis.call('HGET', base .. ':seq', 'beat')) or now)
   return silent > stall and silent or 0
+end
+
+-- The user's last session ended some ms ago: it goes offline after its linger. For how
+-- long it will then have been away is noted as a duration, since what is due at its
+-- time moves with the times in which no node has beaten.
+local function lingering(svc, id, linger, silent, how, ago)
+  redis.call('ZADD', base .. ':linger', str(now + linger - silent), svc .. id)
+  redis.call('HSET', ukey(svc, id), 'left', how .. ' ' .. str(linger + ago))
 end
 
 -- True if the user is recorded online without any session to keep it so.
