@@ -52,6 +52,7 @@ type Excuse struct {
 	Rules    []string
 	From, To time.Duration
 	Users    func(user string) bool // nil: all
+	Watchers func(name string) bool // nil: all, and REST, whose name is empty
 	Why      string
 }
 
@@ -317,7 +318,8 @@ func index(h History, r Rules) *checker {
 // found notes a violation unless it is excused.
 func (c *checker) found(v Violation) {
 	for _, e := range c.r.Excuses {
-		if slices.Contains(e.Rules, v.Rule) && e.From <= v.At && v.At <= e.To && (e.Users == nil || e.Users(v.User)) {
+		if slices.Contains(e.Rules, v.Rule) && e.From <= v.At && v.At <= e.To && (e.Users == nil || e.Users(v.User)) &&
+			(e.Watchers == nil || e.Watchers(v.Watcher)) {
 			c.v.Excused[e.Why]++
 			return
 		}
@@ -494,7 +496,7 @@ func (c *checker) arrivals(w *watching, user string) {
 			continue
 		}
 		due := c.r.putOff(s.opened, s.opened) + c.r.slack()
-		if !s.open(s.opened+2*round, due) || c.wasOff(s.opened, due) || due > c.end ||
+		if !s.open(s.opened+2*round, due) || c.wasOff(s.opened, due) || c.lost(s.opened, due) || due > c.end ||
 			!slices.ContainsFunc(w.joined, func(j span) bool { return j.holds(s.opened, due) }) {
 			continue
 		}

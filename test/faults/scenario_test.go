@@ -53,6 +53,8 @@ type Scenario struct {
 	Steady int
 	// Faithful users always come back when they are cut off. By default a third does not, but for the steady ones.
 	Faithful bool
+	// Balanced clients all connect through the balancer. By default half of them do.
+	Balanced bool
 	// Nodes is how many there are. Default 3.
 	Nodes int
 	// Start starts node i with the environment of all. Default rig.Start.
@@ -127,7 +129,7 @@ func (s Scenario) world(t *testing.T, random *rand.Rand) *World {
 	if *full {
 		timers = s.Timers.or(defaultTimers)
 	}
-	w := &World{T: t, Rand: random, Timers: timers, rules: Rules{Timers: timers}}
+	w := &World{T: t, Rand: random, Timers: timers, rules: Rules{Timers: timers}, balanced: s.Balanced}
 	w.users = s.Users
 	if w.users == 0 {
 		w.users = 90
@@ -165,8 +167,9 @@ func (s Scenario) world(t *testing.T, random *rand.Rand) *World {
 	for i := range w.users {
 		w.Identities = append(w.Identities, fmt.Sprintf("u%03d", i))
 	}
+	w.steady = w.Identities[:steady]
 	w.watchers = startWatchers(w)
-	w.churn = newChurn(w, steady, s.Faithful)
+	w.churn = newChurn(w, s.Faithful)
 	return w
 }
 
@@ -186,6 +189,8 @@ type World struct {
 	env      []string
 	start    func(w *World, i int, env []string) *rig.Node
 	users    int
+	steady   []string // users that only the fault cuts off
+	balanced bool
 	churn    *churn
 	watchers *watchers
 
@@ -268,10 +273,10 @@ func (w *World) nodeFails() {
 }
 
 // Kill kills node i as kill -9 does.
-func (w *World) Kill(i int) {
+func (w *World) Kill(i int) time.Duration {
 	w.nodeFails()
-	w.Note("node %d is killed", i)
-	w.Node(i).Kill()
+	defer w.Node(i).Kill()
+	return w.Note("node %d is killed", i)
 }
 
 // Suspend stops node i as SIGSTOP does, and Continue continues it.
