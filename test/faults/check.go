@@ -105,7 +105,11 @@ func (r Rules) cover(how string) time.Duration {
 func (r Rules) putOff(began, due time.Duration) time.Duration {
 	took := due - began
 	for _, a := range r.Away {
-		if due >= a.From && began <= a.To {
+		switch {
+		case due < a.From || began > a.To+r.Heartbeat:
+		case began > a.To: // the first heartbeat after puts off all that it finds, this too
+			due = max(due, began+took+(a.To-a.From)+a.Extra)
+		default:
 			due = max(due, a.To+took+a.Extra)
 		}
 	}
@@ -256,7 +260,7 @@ func Due(h History, r Rules) time.Duration {
 // index sorts the entries out.
 func index(h History, r Rules) *checker {
 	c := &checker{
-		h: h, r: r, users: map[string][]*session{}, watchers: map[string]*watching{}, rest: map[string][]told{},
+		h: h, r: r, end: h.End, users: map[string][]*session{}, watchers: map[string]*watching{}, rest: map[string][]told{},
 		v: Verdict{Excused: map[string]int{}, Took: map[string][]time.Duration{}},
 	}
 	sessions := map[string]*session{}
@@ -448,6 +452,10 @@ func (c *checker) earliest(sessions []*session, at time.Duration) (from time.Dur
 			return s.began
 		}
 		return s.end
+	}
+	// What was never welcomed may never have been registered, so it excuses nothing that others explain.
+	if welcomed := slices.DeleteFunc(slices.Clone(sessions), func(s *session) bool { return s.opened == never || end(s) > at+round }); len(welcomed) > 0 {
+		sessions = welcomed
 	}
 	var latest time.Duration = -1
 	for _, s := range sessions {
@@ -648,8 +656,9 @@ func (c *checker) agreement(user string) {
 			return
 		}
 	}
+	// Where revisions fell back, or run ahead after a flip, each node counts on from what it showed last.
 	for _, t := range said[1:] {
-		if first := said[0]; (t.Online != first.Online || t.Rev != first.Rev) && len(c.forgot) == 0 {
+		if first := said[0]; t.Online != first.Online || t.Rev != first.Rev && len(c.forgot)+len(c.flips) == 0 {
 			c.found(Violation{Agreement, user, t.Watcher, c.end, t.Rev, fmt.Sprintf("at the end %s says %s is %s, revision %d; %s says %s, revision %d",
 				who(t), user, t.Online, t.Rev, who(first), first.Online, first.Rev)})
 			return
