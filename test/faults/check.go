@@ -390,9 +390,9 @@ func (c *checker) transitions(w *watching, user string) {
 				c.found(Violation{Once, user, w.name, hi, t.Rev, fmt.Sprintf("watcher %s was told twice that %s is offline, though nobody came between %+.3fs and %+.3fs",
 					w.name, user, last.rev.Seconds(), hi.Seconds())})
 			}
-		case "null":
+		case "null", "none":
 			if s := openThroughout(sessions, lo, hi); s != nil && i > 0 && !c.wasOff(lo, hi) && !c.lost(lo, t.At) {
-				c.found(Violation{Connected, user, w.name, hi, t.Rev, fmt.Sprintf("watcher %s was told that %s is null while session %s was open and the switch on", w.name, user, s.id)})
+				c.found(Violation{Connected, user, w.name, hi, t.Rev, fmt.Sprintf("watcher %s was told that %s is %s while session %s was open and the switch on", w.name, user, t.Online, s.id)})
 			}
 		case "true":
 			if !slices.ContainsFunc(sessions, func(s *session) bool { return s.began <= hi && (s.ended == never || s.ended+disorder >= lo) }) {
@@ -528,19 +528,24 @@ func (w *watching) view(user string, at time.Duration) (newest told) {
 	return newest
 }
 
-// absence is a time in which a user had no session.
+// absence is a time in which a user had no session. An attempt to connect that came to nothing may have been one, and
+// so divides it.
 type absence struct {
+	since    time.Duration // when the user had come who is absent now
 	from, to time.Duration // to: when the next session began; never, if none did
 	due      time.Duration // when the user must have been shown offline
 	how      string        // how the session ended that ended last
-	opened   bool          // a session had been open before
 }
 
 // absencesOf are a user's, in order.
 func (c *checker) absencesOf(sessions []*session) (list []absence) {
 	sorted := slices.SortedFunc(slices.Values(sessions), func(a, b *session) int { return cmp.Compare(a.began, b.began) })
-	a := absence{}
+	a, came := absence{since: never}, never
 	for i, s := range sorted {
+		came = min(came, s.began)
+		if s.opened != never {
+			a.since = came
+		}
 		if s.ended == never {
 			return list
 		}
@@ -548,16 +553,17 @@ func (c *checker) absencesOf(sessions []*session) (list []absence) {
 			a.from, a.how = s.ended, s.how
 		}
 		a.due = max(a.due, s.ended+c.r.bound(s.how))
-		a.opened = a.opened || s.opened != never
 		a.to = never
 		if i+1 < len(sorted) {
 			a.to = sorted[i+1].began
 		}
 		if a.to > a.from {
-			b := a
-			b.due = c.r.putOff(a.from, a.due)
-			list = append(list, b)
-			a.opened = false
+			came = never
+			if a.since != never {
+				b := a
+				b.due = c.r.putOff(a.from, a.due)
+				list = append(list, b)
+			}
 		}
 	}
 	return list
@@ -566,18 +572,16 @@ func (c *checker) absencesOf(sessions []*session) (list []absence) {
 // absences: of R3 and R6, that who has left is shown so, once and in time.
 func (c *checker) absences(user string) {
 	for _, a := range c.absencesOf(c.users[user]) {
-		first := c.first(user, a)
-		ends := min(a.to, c.end)
-		if first == never && a.opened && !c.wasOff(a.from, ends) {
-			c.v.Covered++
-		}
-		if !a.opened || c.wasOff(a.from, a.due+c.r.slack()) || c.lost(a.from-c.r.bound(Lost), a.due) {
+		if c.wasOff(a.from, a.due+c.r.slack()) || c.lost(a.from-c.r.bound(Lost), a.due) {
 			continue
 		}
-		if first != never {
+		switch first := c.first(user, a); {
+		case first == never && a.to != never:
+			c.v.Covered++
+		case first != never && first >= a.from-disorder:
 			c.v.Took[a.how] = append(c.v.Took[a.how], max(0, first-a.from))
 		}
-		due := a.due + c.r.slack()
+		due, ends := a.due+c.r.slack(), min(a.to, c.end)
 		if due >= ends {
 			continue
 		}
@@ -588,7 +592,7 @@ func (c *checker) absences(user string) {
 			}
 			rule, text := Once, "was never told"
 			for _, t := range w.users[user] {
-				if lo, _ := c.published(t); t.Online == "false" && t.At <= ends && lo >= a.from-c.r.bound(Lost)-disorder {
+				if c.ofAbsence(t, a) && t.At <= ends {
 					rule, text = InTime, fmt.Sprintf("was told only at %+.3fs", t.At.Seconds())
 					if t.At <= due {
 						rule = ""
@@ -604,11 +608,10 @@ func (c *checker) absences(user string) {
 	}
 }
 
-func until(at time.Duration) string {
-	if at == never {
-		return "the end"
-	}
-	return fmt.Sprintf("%+.3fs", at.Seconds())
+// ofAbsence tells whether t is an offline event that an absence, or an attempt to end it, led to.
+func (c *checker) ofAbsence(t told, a absence) bool {
+	lo, hi := c.published(t)
+	return t.Online == "false" && lo > a.since && hi < a.to
 }
 
 // first is when the offline event of an absence was published; never, if it was not.
@@ -616,9 +619,8 @@ func (c *checker) first(user string, a absence) time.Duration {
 	first := never
 	for _, w := range c.watchers {
 		for _, t := range w.users[user] {
-			lo, hi := c.published(t)
-			// A bye is told before its client knows.
-			if t.Online == "false" && hi >= a.from-disorder && hi < a.to && arrivedBefore(c.users[user], lo) {
+			if c.ofAbsence(t, a) {
+				_, hi := c.published(t)
 				first = min(first, hi)
 			}
 		}
@@ -626,8 +628,11 @@ func (c *checker) first(user string, a absence) time.Duration {
 	return first
 }
 
-func arrivedBefore(sessions []*session, at time.Duration) bool {
-	return slices.ContainsFunc(sessions, func(s *session) bool { return s.began < at })
+func until(at time.Duration) string {
+	if at == never {
+		return "the end"
+	}
+	return fmt.Sprintf("%+.3fs", at.Seconds())
 }
 
 // agreement: R5.

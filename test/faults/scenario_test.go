@@ -24,6 +24,10 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = f.Value.Set("4") // scenarios mostly wait
+	}
 	code := rig.Run(m)
 	if *report != "" && code == 0 {
 		if err := writeReport(*report); err != nil {
@@ -97,7 +101,7 @@ func (s Scenario) run(t *testing.T) {
 
 	w.Elapse(w.pick(2*time.Second, 5*time.Second))
 	s.Fault(w)
-	w.Elapse(w.pick(time.Second, 3*time.Second))
+	w.Elapse(w.pick(4*time.Second, 10*time.Second))
 	w.churn.stop()
 	w.settle()
 	w.watchers.stop()
