@@ -25,7 +25,7 @@ type Timers struct{ Linger, Lease, Heartbeat, Drain time.Duration }
 
 var (
 	defaultTimers = Timers{Linger: 10 * time.Second, Lease: 10 * time.Second, Heartbeat: 3 * time.Second, Drain: 25 * time.Second}
-	shortTimers   = Timers{Linger: 2 * time.Second, Lease: 3 * time.Second, Heartbeat: time.Second, Drain: 3 * time.Second}
+	shortTimers   = Timers{Linger: 2 * time.Second, Lease: 5 * time.Second, Heartbeat: time.Second, Drain: 3 * time.Second}
 )
 
 // or is t with what it lacks taken from other.
@@ -346,13 +346,21 @@ func (c *checker) order(w *watching, user string) {
 }
 
 // published is between which times something was. A flip of the switch makes revisions run ahead of the clock, a
-// second for each.
+// second for each, until the clock has caught up.
 func (c *checker) published(t told) (lo, hi time.Duration) {
-	ahead := time.Duration(0)
+	var floor, ahead time.Duration
 	for _, at := range c.flips {
-		if at <= t.At && t.rev < at+10*time.Second {
-			ahead += time.Second
+		if at > t.At {
+			break
 		}
+		if at > floor {
+			floor, ahead = at, 0
+		}
+		floor += time.Second
+		ahead += time.Second
+	}
+	if t.rev > floor+time.Second {
+		ahead = 0
 	}
 	return t.rev - ahead, min(t.rev, t.At)
 }

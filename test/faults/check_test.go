@@ -88,6 +88,8 @@ func TestCheck(t *testing.T) {
 		{"a watcher that missed offline and online", base.ended(5000, "ada", "s1", Bye).opened(5600, "ada", "s2").seen(5605, "w", "ada", "true"), rules, ""},
 		{"a watcher that comes back", base.parted(4000, "w").ended(5000, "ada", "s1", Bye).joined(7000, "w").read(6999, 5000, "w", "ada", "false"), rules, ""},
 		{"switch off and on", base.add(5000, Entry{Kind: Off}).seen(6000, "w", "ada", "null").add(9000, Entry{Kind: On}).seen(10_000, "w", "ada", "true"), rules, ""},
+		{"bye soon after flips", base.add(1500, Entry{Kind: Off}).seen(2500, "w", "ada", "null").add(2000, Entry{Kind: On}).seen(3500, "w", "ada", "true").
+			ended(9000, "ada", "s1", Bye).seen(9000, "w", "ada", "false").opened(12_000, "ada", "s2").seen(12_005, "w", "ada", "true").ended(14_000, "ada", "s2", Bye).seen(14_000, "w", "ada", "false"), rules, ""},
 		{"refused before it is let in", base.ended(5000, "ada", "s1", Drop).add(6000, Entry{Kind: Began, User: "ada", Session: "s2"}).
 			add(6100, Entry{Kind: Ended, User: "ada", Session: "s2", How: Refused}).opened(7000, "ada", "s3"), rules, ""},
 		{"agreement", base.ended(5000, "ada", "s1", Bye).seen(5000, "w", "ada", "false").told(9000, 5000, "node 0", "ada", "false").told(9000, 5000, "node 1", "ada", "false"), rules, ""},
@@ -118,7 +120,7 @@ func TestCheck(t *testing.T) {
 		{"online again after a reload", base.ended(5000, "ada", "s1", Drop).opened(5100, "ada", "s2").seen(5105, "w", "ada", "true"), rules, Covered},
 		{"online again for a second device", base.opened(2000, "ada", "s2").seen(2005, "w", "ada", "true"), rules, Covered},
 
-		{"a watcher that believes otherwise", base.told(9000, 1005, "node 0", "ada", "true").read(8000, 7000, "w", "ada", "none"), rules, Agreement},
+		{"a watcher that believes otherwise", base.told(9000, 1005, "node 0", "ada", "true").ended(7000, "ada", "s1", Bye).seen(7000, "w", "ada", "false").read(8000, 7500, "w", "ada", "true").told(9000, 7000, "node 1", "ada", "false"), rules, Agreement},
 		{"REST says otherwise", base.told(9000, 1005, "node 0", "ada", "false"), rules, Agreement},
 		{"two nodes disagree", base.ended(5000, "ada", "s1", Bye).seen(5000, "w", "ada", "false").told(9000, 5000, "node 0", "ada", "false").told(9000, 1005, "node 1", "ada", "true"), rules, Agreement},
 		{"two nodes disagree on the revision", base.told(9000, 1005, "node 0", "ada", "true").told(9000, 1006, "node 1", "ada", "true"), rules, Agreement},

@@ -118,6 +118,12 @@ func (s Scenario) run(t *testing.T) {
 		t.Errorf("and %d more", n-5)
 	}
 	t.Logf("%s", verdict.Summary())
+	if t.Failed() {
+		for i, n := range w.Nodes {
+			t.Logf("node %d: %v partitions lost, %v heartbeats failed, %v reaped", i, n.Metric("rollcall_lost_partitions_total"),
+				n.Metric("rollcall_heartbeat_failures_total"), n.Metric("rollcall_reaped_sessions_total"))
+		}
+	}
 	if s.After != nil {
 		s.After(w)
 	}
