@@ -243,6 +243,13 @@ func (w *World) Excuse(e Excuse) {
 	w.rules.Excuses = append(w.rules.Excuses, e)
 }
 
+// Gaps says that messages between the nodes are lost; see Rules.Gaps.
+func (w *World) Gaps() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rules.Gaps = true
+}
+
 // Slack sets what is added to each bound; 3 s if it is not called.
 func (w *World) Slack(d time.Duration) {
 	w.mu.Lock()
