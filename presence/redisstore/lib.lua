@@ -338,6 +338,12 @@ local function silence(stall)
   return silent > stall and silent or 0
 end
 
+-- The user is not shown offline before a time, whatever becomes of its sessions until then.
+local function cover(svc, id, due)
+  local have = tonumber(redis.call('ZSCORE', base .. ':linger', svc .. id) or nil)
+  if not have or have < due then redis.call('ZADD', base .. ':linger', str(due), svc .. id) end
+end
+
 -- True if the user is recorded online without any session to keep it so.
 local function orphan(svc, id)
   return redis.call('EXISTS', onkey(svc, id)) == 0 and redis.call('HGET', ukey(svc, id), 'online') == '1'

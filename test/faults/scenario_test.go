@@ -170,6 +170,7 @@ func (s Scenario) world(t *testing.T, random *rand.Rand) *World {
 	w.Balancer = rig.Balance(t, w.Nodes...)
 	w.Service = w.Nodes[0].NewService()
 	w.Rec = NewRecorder()
+	w.Rec.Add(Entry{Kind: On})
 	steady := s.Steady
 	if steady == 0 {
 		steady = w.users / 5
