@@ -169,8 +169,8 @@ func (s Scenario) world(t *testing.T, random *rand.Rand) *World {
 	}
 	w.Balancer = rig.Balance(t, w.Nodes...)
 	w.Service = w.Nodes[0].NewService()
+	w.Elapse(1200 * time.Millisecond) // until the clock has caught up with the revisions: to turn the switch on put them a second ahead
 	w.Rec = NewRecorder()
-	w.Rec.Add(Entry{Kind: On})
 	steady := s.Steady
 	if steady == 0 {
 		steady = w.users / 5
