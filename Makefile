@@ -1,6 +1,7 @@
 # make run    start a gateway with an embedded store; it prints the page to open
 # make test   everything that must hold: vet, tests with the race detector, the live page in a browser,
 #             the REST API through the Node helper library
+# make test-faults   the faults of test/faults in full, which takes up to 25 minutes; writes docs/reliability.md
 # make check  test, and that the code is formatted
 # make lint   the linters (the first run builds them, which takes minutes)
 # make fuzz   each fuzz target for FUZZTIME
@@ -13,7 +14,7 @@ FUZZTIME ?= 10s
 BENCH    ?= .
 TOOL      = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: build run test go-test browser-test rest-test check format-check lint format fuzz bench up clean
+.PHONY: build run test test-faults go-test browser-test rest-test check format-check lint format fuzz bench up clean
 .DEFAULT_GOAL := build
 
 build:
@@ -28,6 +29,10 @@ go-test:
 	tools/system-deps.sh
 	$(GO) vet ./...
 	CI=true CGO_ENABLED=1 $(GO) test -race -shuffle=on ./...
+
+test-faults:
+	tools/system-deps.sh
+	CI=true $(GO) test ./test/faults -count=1 -timeout 45m -full -report $(CURDIR)/docs/reliability.md
 
 browser-test: build
 	tools/system-deps.sh

@@ -299,7 +299,7 @@ func (f *faulty) ended(n *faultNode, s presence.SessionID) {
 func (f *faulty) close(s presence.SessionID, tr *truth, how presence.End) {
 	ctx, cancel := context.WithTimeout(f.t.Context(), faultRequest)
 	defer cancel()
-	_ = tr.node.tracker.Close(ctx, tr.key, s, how) // what fails the tracker tells later
+	_ = tr.node.tracker.Close(ctx, tr.key, s, how, time.Now()) // what fails the tracker tells later
 }
 
 // sorted are the sessions in the order in which they were made.

@@ -183,18 +183,32 @@ func (m *Model) end(p *partition, now time.Time, n presence.NodeID, e presence.E
 		delete(u.sessions, e.ID)
 	}
 	_, lingers := p.linger[e.Key]
-	if !m.orphan(e.Key) || lingers && !removed {
+	last := m.orphan(e.Key)
+	switch {
+	case !removed && (!last || lingers):
+		return presence.Unchanged, nil
+	case e.Linger > 0:
+		p.cover(e.Key, now.Add(e.Linger-m.silence(p, now)))
+		if !last {
+			return presence.Unchanged, nil
+		}
+		return presence.Lingering, nil
+	case !last:
 		return presence.Unchanged, nil
 	}
-	if e.Linger > 0 {
-		p.linger[e.Key] = now.Add(e.Linger - m.silence(p, now))
-		return presence.Lingering, nil
-	}
+	delete(p.linger, e.Key)
 	if e.Service.Enabled {
 		u := m.users[e.Key]
 		u.epoch = max(u.epoch, e.Service.Epoch)
 	}
 	return presence.Changed, []Transition{m.offline(e.Key)}
+}
+
+// cover has a user not be shown offline before a time, whatever becomes of its sessions until then.
+func (p *partition) cover(k presence.Key, due time.Time) {
+	if have, ok := p.linger[k]; !ok || have.Before(due) {
+		p.linger[k] = due
+	}
 }
 
 // silence is for how long nobody has beaten, if that is so long that nobody could. The next heartbeat moves all
@@ -259,9 +273,7 @@ func (m *Model) Leave(now time.Time, n presence.NodeID, q presence.Partition, ha
 	p := m.part(q)
 	for s, k := range p.held[n] {
 		delete(m.users[k].sessions, s)
-		if _, lingers := p.linger[k]; m.orphan(k) && !lingers {
-			p.linger[k] = now.Add(handover - m.silence(p, now))
-		}
+		p.cover(k, now.Add(handover-m.silence(p, now)))
 	}
 	delete(p.leases, n)
 	delete(p.held, n)

@@ -99,6 +99,7 @@ func Run(t *testing.T, open func(*testing.T) *Harness) {
 		{"EndUnderNewEpoch", endUnderNewEpoch},
 		{"ReapInChunks", reapInChunks},
 		{"BackWithinLingerOnDyingNode", backOnDyingNode},
+		{"LingerBesideDyingNode", lingerBesideDyingNode},
 		{"DeleteUser", deleteUser},
 		{"DeletedWhileCutOff", deletedWhileCutOff},
 		{"EndedWhileCutOff", endedWhileCutOff},
@@ -591,6 +592,46 @@ func backOnDyingNode(t *testing.T, h *Harness) {
 		w.beat("n1", "ada")
 	}
 	w.wantEvents("the node died after the session came back to it", presence.False)
+}
+
+// A user whose page is loaded again is not seen to leave because another session of it, on a node that is dead, is
+// reaped in that moment.
+func lingerBesideDyingNode(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	w.beat("n1", "ada")
+	w.beat("n2", "ada")
+	w.register("n1", "ada", 1)
+	w.register("n2", "ada", 2)
+	w.Events()
+	w.Advance(Lease / 2)
+	w.beat("n2", "ada")
+	if got := w.end("n2", "ada", 2, Linger); got != presence.Unchanged {
+		t.Errorf("losing one of two sessions = %v; want nothing to change", got)
+	}
+	w.Advance(Lease / 2)
+	if b := w.beat("n2", "ada"); b.Reaped != 1 {
+		t.Errorf("beat = %+v; want the session of the dead node reaped", b)
+	}
+	w.wantEvents("the dead node's session is reaped while the user lingers")
+	w.wantOnline("it lingers", "ada", presence.True)
+	for range 2 {
+		w.Advance(Linger / 2)
+		w.beat("n2", "ada")
+	}
+	w.wantEvents("after the linger", presence.False)
+
+	// The linger of one session does not put off the clean end of another.
+	w.register("n2", "ada", 3)
+	w.register("n2", "ada", 4)
+	w.Events()
+	w.end("n2", "ada", 3, Linger)
+	w.end("n2", "ada", 4, 0)
+	w.wantEvents("a clean end of the last session", presence.False)
+	for range 2 {
+		w.Advance(Linger / 2)
+		w.beat("n2", "ada")
+	}
+	w.wantEvents("its linger is over")
 }
 
 func deleteUser(t *testing.T, h *Harness) {

@@ -11,19 +11,20 @@ for i = 5, #ARGV, 9 do
   redis.call('SREM', base .. ':node:' .. node, session .. svc .. id)
   redis.call('SREM', base .. ':end:' .. node, session)
   local removed = redis.call('HDEL', onkey(svc, id), session) == 1
-  local outcome, member = 0, svc .. id
-  local lingers = redis.call('ZSCORE', base .. ':linger', member)
+  local outcome, last = 0, orphan(svc, id)
   -- a repeated end changes nothing: neither a linger that began since, nor its due time
-  if orphan(svc, id) and (removed or not lingers) then
+  if removed or last and not redis.call('ZSCORE', base .. ':linger', svc .. id) then
     -- the online state lapsed while Redis was away: the user's other sessions, if it
     -- has any, are about to be registered anew
     if not removed then linger = math.max(linger, lease) end
-    if linger == 0 then
+    if linger > 0 then
+      -- also while the user has other sessions: those may be a dead node's, which is yet to be reaped
+      lingering(svc, id, linger, silent, ARGV[i + 7], tonumber(ARGV[i + 8]))
+      if last then outcome = 2 end
+    elseif last then
+      redis.call('ZREM', base .. ':linger', svc .. id)
       offline(svc, id, ARGV[i + 4] == '1' and tonumber(ARGV[i + 5]) or 0, tonumber(ARGV[i + 6]), 'end')
       outcome = 1
-    else
-      lingering(svc, id, linger, silent, ARGV[i + 7], tonumber(ARGV[i + 8]))
-      outcome = 2
     end
   end
   reply[#reply + 1] = outcome

@@ -6,10 +6,7 @@ local node, linger, silent = ARGV[2], tonumber(ARGV[3]), silence(tonumber(ARGV[5
 local set = base .. ':node:' .. node
 for _, member in ipairs(redis.call('SPOP', set, ARGV[4])) do
   local session, svc, id = split(member)
-  redis.call('HDEL', onkey(svc, id), session)
-  if orphan(svc, id) and not redis.call('ZSCORE', base .. ':linger', svc .. id) then
-    lingering(svc, id, linger, silent, 'drained', 0)
-  end
+  if redis.call('HDEL', onkey(svc, id), session) == 1 or orphan(svc, id) then lingering(svc, id, linger, silent, 'drained', 0) end
 end
 if redis.call('EXISTS', set) == 1 then return 1 end
 redis.call('ZREM', base .. ':nodes', node)

@@ -339,11 +339,14 @@ local function silence(stall)
   return silent > stall and silent or 0
 end
 
--- The user's last session ended some ms ago: it goes offline after its linger. For how
--- long it will then have been away is noted as a duration, since what is due at its
--- time moves with the times in which no node has beaten.
+-- The user is not shown offline before its linger is over, whatever becomes of its
+-- sessions until then. One of them ended some ms ago. For how long the user will then
+-- have been away is noted as a duration, since what is due at its time moves with the
+-- times in which no node has beaten.
 local function lingering(svc, id, linger, silent, how, ago)
-  redis.call('ZADD', base .. ':linger', str(now + linger - silent), svc .. id)
+  local due, have = now + linger - silent, tonumber(redis.call('ZSCORE', base .. ':linger', svc .. id) or nil)
+  if have and have >= due then return end
+  redis.call('ZADD', base .. ':linger', str(due), svc .. id)
   redis.call('HSET', ukey(svc, id), 'left', how .. ' ' .. str(linger + ago))
 end
 

@@ -155,11 +155,12 @@ local function check_user(s)
     redis.call('ZREM', lingers, member)
     offline(svc, id, s.enabled and s.epoch or 0, s.rev, cause)
   end
-  if linger and (live or not online) then
-    report(s, 'linger_stray', 'linger: due in ' .. str(linger - now) .. ' ms; user: ' .. (live and 'has sessions' or 'is offline already'),
-      function() redis.call('ZREM', lingers, member) end)
+  if linger and not online then
+    report(s, 'linger_stray', 'linger: due in ' .. str(linger - now) .. ' ms; user: is offline already', function() redis.call('ZREM', lingers, member) end)
   elseif linger and linger < now - grace then
-    report(s, 'linger_overdue', 'linger: due ' .. str(now - linger) .. ' ms ago; user: still online', function() leave('linger') end)
+    report(s, 'linger_overdue', 'linger: due ' .. str(now - linger) .. ' ms ago; user: still online', function()
+      if live then redis.call('ZREM', lingers, member) else leave('linger') end
+    end)
   elseif linger and linger > now + longest then
     report(s, 'linger_overdue', 'linger: due only in ' .. str(linger - now) .. ' ms', function() redis.call('ZADD', lingers, in_a_lease, member) end)
   elseif not linger and not live and online then

@@ -53,12 +53,12 @@ var kinds = map[string]kind{
 		"the user gets the service's epoch, and its state is published",
 	},
 	"linger_stray": {
-		"the user came back, or went offline, and the linger was not taken back: data was restored or changed by hand",
+		"the user went offline, and the linger was not taken back: data was restored or changed by hand",
 		"removes the linger",
 	},
 	"linger_overdue": {
 		"no node settles lingers: none is running, or heartbeats cannot keep up; or its due time was changed",
-		"the user goes offline, and that is published; a linger that is due too late is due in a lease",
+		"the user, if it has no session, goes offline, and that is published; a linger that is due too late is due in a lease",
 	},
 	"user_index": {
 		"lists and look-up by SID disagree with the user's record: data was restored or changed by hand",

@@ -215,8 +215,11 @@ var damages = []damage{
 	{"the service lost a flip of its switch", "epoch state_copy", "dee", func(w *records) error {
 		return w.c.HSet(w.ctx, w.s.Keys().User(w.key("dee")), "epoch", "7").Err()
 	}, nil},
-	{"a connected user lingers", "linger_stray", "ada", func(w *records) error {
-		return w.c.ZAdd(w.ctx, w.at("ada", ":linger"), redis.Z{Score: w.later(time.Second), Member: w.service.SID + "ada"}).Err()
+	{"an offline user lingers", "linger_stray", "cy", func(w *records) error {
+		return w.c.ZAdd(w.ctx, w.at("cy", ":linger"), redis.Z{Score: w.later(time.Second), Member: w.service.SID + "cy"}).Err()
+	}, nil},
+	{"nobody settles the linger of a connected user", "linger_overdue", "ada", func(w *records) error {
+		return w.c.ZAdd(w.ctx, w.at("ada", ":linger"), redis.Z{Score: w.later(-2 * time.Minute), Member: w.service.SID + "ada"}).Err()
 	}, nil},
 	{"nobody settles a linger", "linger_overdue", "bob", func(w *records) error {
 		return w.c.ZAdd(w.ctx, w.at("bob", ":linger"), redis.Z{Score: w.later(-2 * time.Minute), Member: w.service.SID + "bob"}).Err()

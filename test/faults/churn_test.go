@@ -27,20 +27,23 @@ type churn struct {
 	made int
 }
 
-func newChurn(w *World, steady int, faithful bool) *churn {
+func newChurn(w *World, faithful bool) *churn {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &churn{w: w, ctx: ctx, quit: make(chan struct{}), open: map[string][]*device{}, fickle: map[string]bool{}}
 	w.Cleanup(func() { cancel(); c.acting.Wait(); c.devices.Wait() })
 	random := rand.New(rand.NewPCG(w.Rand.Uint64(), w.Rand.Uint64()))
 	// Two thirds of the others are there from the start.
+	others := w.Identities[len(w.steady):]
+	for _, user := range others {
+		c.fickle[user] = !faithful
+	}
 	for i, user := range w.Identities {
-		c.fickle[user] = i >= steady && !faithful
-		if i < steady || random.IntN(3) > 0 {
+		if i < len(w.steady) || random.IntN(3) > 0 {
 			c.connect(user, random)
 		}
 	}
 	rig.Eventually(w, "the first users are connected", c.connected)
-	c.acting.Go(func() { c.drive(w.Identities[steady:], random) })
+	c.acting.Go(func() { c.drive(others, random) })
 	return c
 }
 
@@ -245,7 +248,7 @@ func (d *device) end(how string) {
 func (w *World) place(random *rand.Rand) (name, url string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if i := random.IntN(2 * len(w.Nodes)); i < len(w.Nodes) {
+	if i := random.IntN(2 * len(w.Nodes)); i < len(w.Nodes) && !w.balanced {
 		return fmt.Sprint("node ", i), w.Nodes[i].WS()
 	}
 	return "the balancer", w.Balancer.WS()

@@ -59,6 +59,7 @@ type Entry struct {
 // History is what happened, in the order in which it was recorded.
 type History struct {
 	Start   time.Time
+	End     time.Duration // since Start: nothing happened after the last entry until then
 	Entries []Entry
 }
 
@@ -88,7 +89,7 @@ func (r *Recorder) Now() time.Duration { return time.Since(r.start) }
 func (r *Recorder) History() History {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return History{r.start, slices.Clone(r.entry)}
+	return History{r.start, time.Since(r.start), slices.Clone(r.entry)}
 }
 
 // rev is when a revision was given, since the start: revisions are the time of Redis.
@@ -96,9 +97,15 @@ func (h History) rev(rev int64) time.Duration {
 	return time.Duration(rev)*time.Millisecond - time.Duration(h.Start.UnixNano())
 }
 
+const printed = 100 // entries, at most
+
 // Print writes the history for people.
 func (h History) Print(w io.Writer) {
-	for _, e := range h.Entries {
+	for i, e := range h.Entries {
+		if i == printed {
+			_, _ = fmt.Fprintf(w, "... and %d more\n", len(h.Entries)-i)
+			return
+		}
 		_, _ = fmt.Fprintf(w, "%+9.3fs  %s\n", e.At.Seconds(), h.line(e))
 	}
 }

@@ -39,6 +39,7 @@ var hole = proxy.Rule{Up: proxy.Flow{Hole: true}, Down: proxy.Flow{Hole: true}}
 
 // paused has Redis stand still for a while, and says so to the checker.
 func paused(w *World, how string, still func(d time.Duration)) {
+	w.Gaps()
 	d := w.pick(6*time.Second, 30*time.Second)
 	from := w.Note("Redis is paused for %v (%s)", d, how)
 	still(d)
@@ -85,6 +86,7 @@ func TestPubSubKilled(t *testing.T) {
 		Bound: "nothing is missed: the nodes subscribe anew and read what they may have missed",
 		Store: l.store,
 		Fault: func(w *World) {
+			w.Gaps()
 			killed := 0
 			for range 10 {
 				for _, p := range l.proxies {
@@ -109,6 +111,7 @@ func TestPubSubBlackHole(t *testing.T) {
 		Bound: "all is told within a heartbeat",
 		Store: l.store,
 		Fault: func(w *World) {
+			w.Gaps()
 			w.Slack(w.Timers.Heartbeat + 3*time.Second)
 			w.Note("what Redis publishes reaches no node")
 			l.set(proxy.PubSub, proxy.Rule{Down: proxy.Flow{Hole: true}})
@@ -128,6 +131,7 @@ func TestPubSubBlackHole(t *testing.T) {
 
 // cutOff cuts node 0 off from Redis for a time. Its clients stay.
 func cutOff(w *World, l *line, d time.Duration) (from, to time.Duration) {
+	w.Gaps()
 	from = w.Note("node 0 is cut off from Redis for %v", d)
 	l.proxies[0].SetAll(hole)
 	w.Elapse(d)

@@ -24,6 +24,10 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = f.Value.Set("4") // scenarios mostly wait
+	}
 	code := rig.Run(m)
 	if *report != "" && code == 0 {
 		if err := writeReport(*report); err != nil {
@@ -53,6 +57,8 @@ type Scenario struct {
 	Steady int
 	// Faithful users always come back when they are cut off. By default a third does not, but for the steady ones.
 	Faithful bool
+	// Balanced clients all connect through the balancer. By default half of them do.
+	Balanced bool
 	// Nodes is how many there are. Default 3.
 	Nodes int
 	// Start starts node i with the environment of all. Default rig.Start.
@@ -95,7 +101,7 @@ func (s Scenario) run(t *testing.T) {
 
 	w.Elapse(w.pick(2*time.Second, 5*time.Second))
 	s.Fault(w)
-	w.Elapse(w.pick(time.Second, 3*time.Second))
+	w.Elapse(w.pick(4*time.Second, 10*time.Second))
 	w.churn.stop()
 	w.settle()
 	w.watchers.stop()
@@ -112,6 +118,12 @@ func (s Scenario) run(t *testing.T) {
 		t.Errorf("and %d more", n-5)
 	}
 	t.Logf("%s", verdict.Summary())
+	if t.Failed() {
+		for i, n := range w.Nodes {
+			t.Logf("node %d: %v partitions lost, %v heartbeats failed, %v reaped", i, n.Metric("rollcall_lost_partitions_total"),
+				n.Metric("rollcall_heartbeat_failures_total"), n.Metric("rollcall_reaped_sessions_total"))
+		}
+	}
 	if s.After != nil {
 		s.After(w)
 	}
@@ -127,7 +139,7 @@ func (s Scenario) world(t *testing.T, random *rand.Rand) *World {
 	if *full {
 		timers = s.Timers.or(defaultTimers)
 	}
-	w := &World{T: t, Rand: random, Timers: timers, rules: Rules{Timers: timers}}
+	w := &World{T: t, Rand: random, Timers: timers, rules: Rules{Timers: timers}, balanced: s.Balanced}
 	w.users = s.Users
 	if w.users == 0 {
 		w.users = 90
@@ -157,6 +169,7 @@ func (s Scenario) world(t *testing.T, random *rand.Rand) *World {
 	}
 	w.Balancer = rig.Balance(t, w.Nodes...)
 	w.Service = w.Nodes[0].NewService()
+	w.Elapse(1200 * time.Millisecond) // until the clock has caught up with the revisions: to turn the switch on put them a second ahead
 	w.Rec = NewRecorder()
 	steady := s.Steady
 	if steady == 0 {
@@ -165,8 +178,9 @@ func (s Scenario) world(t *testing.T, random *rand.Rand) *World {
 	for i := range w.users {
 		w.Identities = append(w.Identities, fmt.Sprintf("u%03d", i))
 	}
+	w.steady = w.Identities[:steady]
 	w.watchers = startWatchers(w)
-	w.churn = newChurn(w, steady, s.Faithful)
+	w.churn = newChurn(w, s.Faithful)
 	return w
 }
 
@@ -186,6 +200,8 @@ type World struct {
 	env      []string
 	start    func(w *World, i int, env []string) *rig.Node
 	users    int
+	steady   []string // users that only the fault cuts off
+	balanced bool
 	churn    *churn
 	watchers *watchers
 
@@ -228,6 +244,13 @@ func (w *World) Excuse(e Excuse) {
 	w.rules.Excuses = append(w.rules.Excuses, e)
 }
 
+// Gaps says that messages between the nodes are lost; see Rules.Gaps.
+func (w *World) Gaps() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rules.Gaps = true
+}
+
 // Slack sets what is added to each bound; 3 s if it is not called.
 func (w *World) Slack(d time.Duration) {
 	w.mu.Lock()
@@ -268,10 +291,10 @@ func (w *World) nodeFails() {
 }
 
 // Kill kills node i as kill -9 does.
-func (w *World) Kill(i int) {
+func (w *World) Kill(i int) time.Duration {
 	w.nodeFails()
-	w.Note("node %d is killed", i)
-	w.Node(i).Kill()
+	defer w.Node(i).Kill()
+	return w.Note("node %d is killed", i)
 }
 
 // Suspend stops node i as SIGSTOP does, and Continue continues it.

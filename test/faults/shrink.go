@@ -7,7 +7,7 @@ import "slices"
 // connection, lest the history lie.
 func Shrink(h History, r Rules, v Violation) History {
 	shows := func(entries []Entry) bool {
-		return slices.ContainsFunc(Check(History{h.Start, entries}, r).Violations, v.same)
+		return slices.ContainsFunc(Check(History{h.Start, h.End, entries}, r).Violations, v.same)
 	}
 	// what others saw and did has no part in it
 	near := slices.DeleteFunc(slices.Clone(h.Entries), func(e Entry) bool {
@@ -28,7 +28,7 @@ func Shrink(h History, r Rules, v Violation) History {
 			}
 		}
 		if len(shorter) == len(near) {
-			return History{h.Start, near}
+			return History{h.Start, h.End, near}
 		}
 		near = shorter
 	}

@@ -10,7 +10,7 @@ import (
 
 // Balancer is a TCP load balancer over nodes that come and go: each connection goes to the next node that takes it.
 type Balancer struct {
-	addr string
+	addr string // stays the same
 
 	mu    sync.Mutex   // guards the following
 	l     net.Listener // nil while it is down
@@ -22,8 +22,12 @@ type Balancer struct {
 // Balance starts a balancer. It ends with the test.
 func Balance(t testing.TB, nodes ...*Node) *Balancer {
 	t.Helper()
-	b := &Balancer{addr: "127.0.0.1:0", nodes: slices.Clone(nodes), conns: map[net.Conn]bool{}}
-	b.Up(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &Balancer{addr: l.Addr().String(), nodes: slices.Clone(nodes), conns: map[net.Conn]bool{}}
+	b.serve(l)
 	t.Cleanup(b.Down)
 	return b
 }
@@ -58,9 +62,13 @@ func (b *Balancer) Up(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.serve(l)
+}
+
+func (b *Balancer) serve(l net.Listener) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.l, b.addr = l, l.Addr().String()
+	b.l = l
 	go func() {
 		for {
 			c, err := l.Accept()
