@@ -36,7 +36,9 @@ var partitions = keys.Keys{Prefix: "rc:", Partitions: 64}
 
 func onTopology(t *testing.T, redisURL string) *topology {
 	t.Helper()
-	env := []string{"ROLLCALL_HEARTBEAT=500ms", "ROLLCALL_LEASE_TTL=6s", "ROLLCALL_LINGER=2s", fmt.Sprint("ROLLCALL_PARTITIONS=", partitions.Partitions)}
+	env := []string{"ROLLCALL_HEARTBEAT=500ms", "ROLLCALL_LEASE_TTL=6s", "ROLLCALL_LINGER=2s", fmt.Sprint("ROLLCALL_PARTITIONS=", partitions.Partitions),
+		"ROLLCALL_WEBHOOK_ALLOWED_NETWORKS=127.0.0.0/8",
+	}
 	w := &topology{t: t}
 	for range 3 {
 		w.nodes = append(w.nodes, rig.Start(t, redisURL, env...))
@@ -389,9 +391,9 @@ func exercise(t *testing.T, w *topology, redisURL string) {
 		}
 	}
 	backend := newBackend(t)
-	hooks := url.Values{"ReachabilityWebhookUrl": {backend.URL}, "Filters": {"onUserUpdated"}, "PostWebhookUrl": {backend.URL}, "Method": {"POST"}}
-	call("POST", "/v1/Configuration/Webhooks", hooks)
+	hooks := url.Values{"PostWebhookUrl": {backend.URL + "/hooks"}, "Filters": {"onReachabilityChanged"}}
 	call("POST", service+"/Configuration/Webhooks", hooks)
+	call("POST", "/v1/Configuration/Webhooks", hooks)
 	get("/v1/Configuration/Webhooks", service+"/Configuration/Webhooks", service+"/Webhooks/DeadLetters")
 
 	user := call("POST", service+"/Users", url.Values{"Identity": {"made"}})
