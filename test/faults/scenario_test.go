@@ -112,6 +112,8 @@ func (s Scenario) run(t *testing.T) {
 	for _, v := range verdict.Violations[:min(len(verdict.Violations), 5)] {
 		var b strings.Builder
 		Shrink(h, w.rules, v).Print(&b)
+		b.WriteString("all of that user:\n")
+		h.of(v).Print(&b)
 		t.Errorf("seed %d, %s: %s\nthe shortest history that shows it:\n%s", began, s.Name, v, b.String())
 	}
 	if n := len(verdict.Violations); n > 5 {
