@@ -56,6 +56,8 @@ type Config struct {
 	// WaitTimeout is 0 where nobody may wait.
 	WaitTimeout  time.Duration `key:"wait_timeout"`
 	DrainTimeout time.Duration `key:"drain_timeout"`
+	// Handover is 0 for what HandoverTime computes.
+	Handover time.Duration `key:"handover"`
 
 	// Limits of one session.
 	MaxFrame         Bytes `key:"max_frame"`
@@ -142,28 +144,6 @@ func Default() Config {
 
 		LogLevel:  "info",
 		LogFormat: "json",
-	}
-}
-
-// Bounds are the longest times that follow from a configuration. See docs/configuration.md.
-type Bounds struct {
-	// AbnormalEnd: from a lost socket to the offline event.
-	AbnormalEnd time.Duration
-	// DeadPeer: from a peer that vanishes without a word to the offline event.
-	DeadPeer time.Duration
-	// NodeLoss: from the death of a node to the offline events of its users.
-	NodeLoss time.Duration
-	// Repair: from Redis being back to every subscriber's view being true again.
-	Repair time.Duration
-}
-
-// Bounds computes the bounds of c.
-func (c *Config) Bounds() Bounds {
-	return Bounds{
-		AbnormalEnd: c.Linger,
-		DeadPeer:    c.PingInterval + c.PongTimeout + c.Linger,
-		NodeLoss:    c.LeaseTTL + c.Heartbeat,
-		Repair:      c.Heartbeat,
 	}
 }
 

@@ -98,15 +98,19 @@ a line each. ` + "`rollcall config check`" + ` checks without starting, ` + "`ro
 	}
 	c := configs.Default()
 	bounds := c.Bounds()
-	fmt.Fprintf(&b, `
+	b.WriteString(`
 ## Bounds that follow
 
-| what | longest time | with the defaults |
-|---|---|---|
-| a lost socket is an offline event | linger | %v |
-| a peer that vanishes without a word is an offline event | ping_interval + pong_timeout + linger | %v |
-| users of a dead node are offline events | lease_ttl + heartbeat | %v |
-| Redis is back and every subscriber's view is true again | heartbeat | %v |
-`, bounds.AbnormalEnd, bounds.DeadPeer, bounds.NodeLoss, bounds.Repair)
+How long a user who left may still be shown online, by how it left. A node prints these at start, and exports them as
+` + "`rollcall_staleness_bound_seconds`" + `; what is measured is in ` + "`rollcall_departure_seconds`" + `. What Redis takes to answer comes on
+top, milliseconds as a rule. Where a service has its own linger, that counts.
+
+| departure | what happened | longest time | with the defaults |
+|---|---|---|---|
+`)
+	for _, d := range bounds.Departures {
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %v |\n", d.Departure, d.What, d.Formula, d.Max)
+	}
+	fmt.Fprintf(&b, "\nAfter Redis was away every subscriber's view is true again within a heartbeat (%v).\n", bounds.Repair)
 	return b.String()
 }

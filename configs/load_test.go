@@ -308,14 +308,6 @@ func TestPrintLoadsAgain(t *testing.T) {
 	}
 }
 
-func TestBounds(t *testing.T) {
-	c := configs.Default()
-	want := configs.Bounds{AbnormalEnd: 10 * time.Second, DeadPeer: 43 * time.Second, NodeLoss: 13 * time.Second, Repair: 3 * time.Second}
-	if got := c.Bounds(); got != want {
-		t.Errorf("Bounds() = %+v; want %+v", got, want)
-	}
-}
-
 func FuzzLoad(f *testing.F) {
 	reference, err := os.ReadFile("rollcall.yaml")
 	if err != nil {

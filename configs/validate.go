@@ -153,10 +153,22 @@ func (c *Config) validateTimers(p *problems) {
 	between(p, "ping_interval", c.PingInterval, time.Second, idleLimit)
 	between(p, "pong_timeout", c.PongTimeout, 50*time.Millisecond, idleLimit)
 	between(p, "hello_timeout", c.HelloTimeout, 100*time.Millisecond, time.Minute)
-	if c.WaitTimeout != 0 {
-		between(p, "wait_timeout", c.WaitTimeout, 3*time.Second, 10*time.Minute)
+	if least := StoreTimeout + time.Second; c.WaitTimeout != 0 && c.WaitTimeout < least {
+		p.add("wait_timeout", "is %v, and as long may it take to find out that Redis is away: raise it to %v or more, or set it to 0s for no wait",
+			c.WaitTimeout, least)
 	}
+	between(p, "wait_timeout", c.WaitTimeout, 0, 10*time.Minute)
 	between(p, "drain_timeout", c.DrainTimeout, 0, 10*time.Minute)
+	between(p, "handover", c.Handover, 0, 10*time.Minute)
+	if c.HandoverTime() < c.Linger {
+		p.add("handover", "is %v, less than linger (%v), so a restart would show what a broken connection does not: "+
+			"raise it to %v or more, lower linger, or set it to 0s", c.Handover, c.Linger, c.Linger)
+	}
+	if least := c.DrainWindow() + replacement; c.HandoverTime() < least {
+		p.add("handover", "is %v, but a drain_timeout of %v closes connections over %v, and where only this node's "+
+			"successor takes them, users of the first would be shown offline: raise it to %v or more, lower drain_timeout, or set it to 0s",
+			c.Handover, c.DrainTimeout, c.DrainWindow(), least)
+	}
 	if c.LeaseTTL <= 2*c.Heartbeat {
 		p.add("lease_ttl", "is %v, but a node must be able to miss a heartbeat (%v) and keep its lease: "+
 			"raise it above %v, or lower heartbeat", c.LeaseTTL, c.Heartbeat, 2*c.Heartbeat)

@@ -31,8 +31,6 @@ var peerCodes = []int{1000, 1001, 1002, 1005, 1006}
 
 const otherCode = "other"
 
-var endNames = map[presence.End]string{presence.EndLost: "lost", presence.EndClean: "clean", presence.EndDrain: "drain"}
-
 type metrics struct {
 	connections prometheus.Gauge
 	sessions    prometheus.Gauge
@@ -98,8 +96,10 @@ func newMetrics(reg prometheus.Registerer, requests []string) *metrics {
 	m.left[otherCode] = v.WithLabelValues("client", otherCode)
 
 	v = vec("session_ends_total", "Sessions ended, by what presence was told.", "how")
-	for how, name := range endNames {
-		m.ends[how] = v.WithLabelValues(name)
+	for _, how := range presence.Ends() {
+		if how < presence.EndNodeLost { // the others are no session's
+			m.ends[how] = v.WithLabelValues(how.String())
+		}
 	}
 	v = vec("shed_total", "Connections refused before they became WebSockets, by reason.", "reason")
 	for _, reason := range shedReasons {

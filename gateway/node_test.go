@@ -122,7 +122,7 @@ func (s *store) Open(_ context.Context, k presence.Key, id presence.SessionID) (
 	return u, nil
 }
 
-func (s *store) Close(_ context.Context, k presence.Key, id presence.SessionID, how presence.End) error {
+func (s *store) Close(_ context.Context, k presence.Key, id presence.SessionID, how presence.End, left time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.away {
@@ -132,8 +132,8 @@ func (s *store) Close(_ context.Context, k presence.Key, id presence.SessionID, 
 		return nil
 	}
 	delete(s.live, id)
-	s.ends = append(s.ends, end{k, how, time.Now()})
-	if how == presence.EndClean {
+	s.ends = append(s.ends, end{k, how, left})
+	if how.AtOnce() {
 		s.setLocked(k, presence.False)
 	}
 	return nil

@@ -17,9 +17,9 @@ type Registrar interface {
 	// that the user exists, without that.
 	Open(ctx context.Context, k presence.Key, s presence.SessionID) (presence.User, error)
 	Ensure(ctx context.Context, k presence.Key) (presence.User, error)
-	// Close records the session's end. It is idempotent, and what fails is retried
-	// by presence itself.
-	Close(ctx context.Context, k presence.Key, s presence.SessionID, how presence.End) error
+	// Close records the session's end, and when that was. It is idempotent, and what
+	// fails is retried by presence itself.
+	Close(ctx context.Context, k presence.Key, s presence.SessionID, how presence.End, left time.Time) error
 }
 
 // Services answers what the node knows of a service.
@@ -303,7 +303,7 @@ func (s *Session) claims() auth.Claims {
 // recheck closes the session if its token was withdrawn.
 func (s *Session) recheck() {
 	if c := s.claims(); c.KeySID != "" && s.srv.opt.Tokens.Check(c) != nil {
-		s.close(CloseBadToken, presence.EndClean, nil, s.srv.opt.Timers.Close)
+		s.close(CloseBadToken, presence.EndOperator, nil, s.srv.opt.Timers.Close)
 	}
 }
 
@@ -384,7 +384,7 @@ func (s *Session) Subscribe(ctx context.Context, identities []string, answer fun
 	defer cancel()
 	if err := s.srv.opt.Hub.Subscribe(ctx, &s.mail, identities, answer); err != nil {
 		if errors.Is(err, fanout.ErrFull) {
-			s.close(CloseSlow, presence.EndLost, nil, 0)
+			s.close(CloseSlow, presence.EndStuck, nil, 0)
 		}
 		return s.srv.problem(err)
 	}

@@ -71,8 +71,8 @@ func TestRecheck(t *testing.T) {
 		leaves.wantClose(gateway.CloseBadToken)
 		unseen.wantClose(gateway.CloseBadToken)
 		synctest.Wait()
-		if ends := n.store.ended(); len(ends) != 1 || ends[0].Key.Identity != "leaves" || ends[0].How != presence.EndClean {
-			t.Errorf("ends = %v; want one, clean", ends)
+		if ends := n.store.ended(); len(ends) != 1 || ends[0].Key.Identity != "leaves" || ends[0].How != presence.EndOperator {
+			t.Errorf("ends = %v; want one, by the operator", ends)
 		}
 		if got := n.value("rollcall_closes_total", "server", "3500"); got != 2 {
 			t.Errorf("%v closed; want 2", got)

@@ -429,7 +429,7 @@ func (s *Server) ended(c *Session, code CloseCode, how presence.End, err error) 
 		refusal := c.refusal
 		c.mu.Unlock()
 		e.Write(zap.String("session", string(c.id)), zap.String("service", c.key.Service), zap.Int("code", int(code)),
-			zap.Int("peer_code", peer), zap.String("how", endNames[how]), zap.Duration("age", s.wheel.now()-c.arrived), zap.NamedError("refusal", refusal), zap.Error(err))
+			zap.Int("peer_code", peer), zap.Stringer("how", how), zap.Duration("age", s.wheel.now()-c.arrived), zap.NamedError("refusal", refusal), zap.Error(err))
 	}
 	s.forget(c)
 }

@@ -298,7 +298,7 @@ type hungStore struct {
 	told atomic.Int64
 }
 
-func (h *hungStore) Close(ctx context.Context, _ presence.Key, _ presence.SessionID, _ presence.End) error {
+func (h *hungStore) Close(ctx context.Context, _ presence.Key, _ presence.SessionID, _ presence.End, _ time.Time) error {
 	h.told.Add(1)
 	<-ctx.Done()
 	return ctx.Err()

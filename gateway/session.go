@@ -91,6 +91,7 @@ type Session struct {
 	trailing int  // owned by the writer: items taken since the close frame waits
 
 	busy       atomic.Bool  // the reader handles a message
+	heardAt    atomic.Int64 // when something last came, on the wheel's clock
 	writeSince atomic.Int64 // when the write that is going on began, on the wheel's clock; 0 when none is
 
 	mu       sync.Mutex // guards the following; never held over I/O
@@ -130,6 +131,7 @@ func (s *Session) Key() presence.Key { return s.key }
 func (s *Session) serve(ctx context.Context) {
 	err := s.sock.fill()
 	if err == nil {
+		s.heardAt.Store(int64(s.srv.wheel.now()))
 		err = s.consume(ctx)
 	}
 	if err == nil {
@@ -150,6 +152,8 @@ func (s *Session) end(ctx context.Context, err error) {
 		switch websocket.CloseStatus(err) {
 		case websocket.StatusNormalClosure:
 			how = presence.EndClean
+		case websocket.StatusGoingAway:
+			how = presence.EndReload
 		case -1:
 			s.sock.abort() // nobody is there to write to, so the socket need not wait for the store
 		default: // closed for any other reason: it may come back
@@ -251,6 +255,10 @@ func (s *Session) leave(ctx context.Context, how presence.End) {
 		return
 	}
 	s.joined = false
+	left := time.Now()
+	if how == presence.EndSilent || how == presence.EndStuck {
+		left = left.Add(time.Duration(s.heardAt.Load()) - s.srv.wheel.now())
+	}
 	select {
 	case s.srv.leaving <- struct{}{}:
 		defer func() { <-s.srv.leaving }()
@@ -258,7 +266,7 @@ func (s *Session) leave(ctx context.Context, how presence.End) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.srv.opt.Timers.Request)
 	defer cancel()
-	if err := s.srv.opt.Presence.Close(ctx, s.key, s.id, how); err != nil {
+	if err := s.srv.opt.Presence.Close(ctx, s.key, s.id, how, left); err != nil {
 		s.srv.log.Warn("session end not recorded yet", zap.String("session", string(s.id)), zap.Error(err))
 	}
 }
@@ -295,7 +303,7 @@ func (s *Session) Send(frame []byte) {
 		}
 		s.mu.Unlock()
 		if full {
-			s.close(CloseSlow, presence.EndLost, nil, 0)
+			s.close(CloseSlow, presence.EndStuck, nil, 0)
 			return
 		}
 		s.wake()
@@ -303,7 +311,7 @@ func (s *Session) Send(frame []byte) {
 	}
 	s.mu.Unlock()
 	if s.mail.Control(frame) != nil {
-		s.close(CloseSlow, presence.EndLost, nil, 0)
+		s.close(CloseSlow, presence.EndStuck, nil, 0)
 	}
 }
 
@@ -314,7 +322,7 @@ func (s *Session) Send(frame []byte) {
 func (s *Session) Close(code CloseCode, last []byte) {
 	how := presence.EndLost
 	if code == CloseEnded {
-		how = presence.EndClean
+		how = presence.EndOperator
 	}
 	s.close(code, how, last, s.srv.opt.Timers.Close)
 }
@@ -488,7 +496,7 @@ func (s *Session) take(items []fanout.Item) []fanout.Item {
 	switch {
 	case len(items) == 0:
 		if s.mail.Full() {
-			s.close(CloseSlow, presence.EndLost, nil, 0)
+			s.close(CloseSlow, presence.EndStuck, nil, 0)
 		}
 		return items
 	case !s.welcomed:
@@ -537,11 +545,17 @@ func (s *Session) check(now time.Duration) (next time.Duration) {
 		s.refuse(&Problem{Code: ErrorUnavailable, Retry: s.srv.retryAfter(), Close: closing})
 		return 0
 	case closing != 0:
-		wait := t.Close
-		if closing == CloseSlow || closing == CloseNoPong {
-			wait = 0 // the peer is not expected to answer
+		how, wait := presence.EndLost, t.Close
+		switch closing {
+		case CloseSlow:
+			how, wait = presence.EndStuck, 0 // the peer is not expected to answer
+		case CloseNoPong:
+			how, wait = presence.EndSilent, 0
+		case CloseTokenExpired:
+			how = presence.EndExpired
+		default:
 		}
-		s.close(closing, presence.EndLost, nil, wait)
+		s.close(closing, how, nil, wait)
 		return 0
 	case expiring > 0:
 		s.Send(s.handler.Expiring(expiring))

@@ -215,7 +215,7 @@ func TestToken(t *testing.T) {
 		if at := time.Since(begin); at < 9*time.Minute+59*time.Second || at > 10*time.Minute+time.Second {
 			t.Errorf("closed after %v; want 10 minutes", at)
 		}
-		n.wantEnds(end{presence.Key{Service: service, Identity: "alice"}, presence.EndLost, time.Time{}})
+		n.wantEnds(end{presence.Key{Service: service, Identity: "alice"}, presence.EndExpired, time.Time{}})
 	})
 }
 
@@ -240,11 +240,11 @@ func TestEnds(t *testing.T) {
 	}{
 		"bye":             {func(_ *node, p *peer) { p.send(`{"type":"bye"}`); p.wantClose(gateway.CloseBye) }, presence.EndClean},
 		"close 1000":      {func(_ *node, p *peer) { _ = p.conn.Close(1000, "") }, presence.EndClean},
-		"close 1001":      {func(_ *node, p *peer) { _ = p.conn.Close(1001, "") }, presence.EndLost},
+		"close 1001":      {func(_ *node, p *peer) { _ = p.conn.Close(1001, "") }, presence.EndReload},
 		"close 4000":      {func(_ *node, p *peer) { _ = p.conn.Close(4000, "") }, presence.EndLost},
 		"close no status": {func(_ *node, p *peer) { _ = p.conn.Close(websocket.StatusNoStatusRcvd, "") }, presence.EndLost},
 		"socket lost":     {func(_ *node, p *peer) { _ = p.raw.Close() }, presence.EndLost},
-		"operator":        {func(n *node, p *peer) { n.end("alice"); p.wantClose(gateway.CloseEnded) }, presence.EndClean},
+		"operator":        {func(n *node, p *peer) { n.end("alice"); p.wantClose(gateway.CloseEnded) }, presence.EndOperator},
 		"bad frame":       {func(_ *node, p *peer) { p.send(`[`); p.wantClose(gateway.CloseBadRequest) }, presence.EndLost},
 		"node stops":      {func(n *node, _ *peer) { n.stop() }, presence.EndDrain},
 	}
@@ -306,7 +306,11 @@ func TestDeadPeer(t *testing.T) {
 		if at := time.Since(begin); at < 7*time.Second || at > 9*time.Second {
 			t.Errorf("lost %v after the ping; want 8 s", at)
 		}
-		n.wantEnds(end{presence.Key{Service: service, Identity: "bob"}, presence.EndLost, time.Time{}})
+		// What counts is when it was last heard, which was before the ping it did not answer.
+		if left := n.store.ended()[0].At; left.After(begin) || begin.Sub(left) > 25*time.Second {
+			t.Errorf("it left %v before the ping; want when it was last heard", begin.Sub(left))
+		}
+		n.wantEnds(end{presence.Key{Service: service, Identity: "bob"}, presence.EndSilent, time.Time{}})
 		synctest.Wait()
 		time.Sleep(10 * time.Second) // for what cannot be written to be given up
 		if got := n.value("rollcall_closes_total", "server", "3004"); got != 1 {
@@ -337,7 +341,7 @@ func TestReaderThatNeverReads(t *testing.T) {
 		}
 		other.send(`{"type":"ping"}`)
 		other.want("pong")
-		n.wantEnds(end{presence.Key{Service: service, Identity: "alice"}, presence.EndLost, time.Time{}})
+		n.wantEnds(end{presence.Key{Service: service, Identity: "alice"}, presence.EndStuck, time.Time{}})
 	})
 }
 
@@ -356,7 +360,7 @@ func TestTooManyAnswers(t *testing.T) {
 		if got := n.value("rollcall_closes_total", "server", "3003"); got != 1 {
 			t.Errorf("closes with 3003 = %v; want 1", got)
 		}
-		n.wantEnds(end{presence.Key{Service: service, Identity: "alice"}, presence.EndLost, time.Time{}})
+		n.wantEnds(end{presence.Key{Service: service, Identity: "alice"}, presence.EndStuck, time.Time{}})
 	})
 }
 

@@ -49,7 +49,7 @@ func TestCompare(t *testing.T) {
 		if _, err := n.Compare(t.Context(), 0, time.Second); presence.KindOf(err) != presence.KindUnavailable {
 			t.Errorf("Compare while the store is away = %v; want unavailable", err)
 		}
-		_ = n.Close(t.Context(), ada, sid(2), presence.EndLost) // owed
+		_ = n.Close(t.Context(), ada, sid(2), presence.EndLost, time.Now()) // owed
 		c.store.SetAway(false)
 		want("an end is owed", presence.Compared{})
 	})

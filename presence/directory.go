@@ -13,8 +13,9 @@ type ServiceStore interface {
 	Service(ctx context.Context, sid string) (Service, error)
 	// BeatServices returns the run and number of the services' event counter.
 	BeatServices(ctx context.Context) (run string, seq uint64, err error)
-	// RestoreService writes a service back that the store lost with its data, and
-	// returns what it has. It fails with ErrNoService for one that was deleted: the
+	// RestoreService writes a service back that the store lost with its data, or the
+	// switch of one whose last flip it lost (its revision is lower than the one given),
+	// and returns what it has. It fails with ErrNoService for one that was deleted: the
 	// counter's run is still the one given, under which the service was known.
 	RestoreService(ctx context.Context, s Service, run string) (Service, error)
 }
@@ -23,7 +24,8 @@ type ServiceStore interface {
 // again whenever it hears that it changed; events that were lost are made up for
 // with the next heartbeat, so a copy is at most one heartbeat old while the store
 // answers. While it does not, copies stay as they are. A service that the store lost
-// with all its data is written back from the copy.
+// with all its data is written back from the copy, and so is a flip of the switch that it
+// lost in a failover: readers have heard of it, under a revision that must not go back.
 type Directory struct {
 	store     ServiceStore
 	heartbeat time.Duration
@@ -110,7 +112,7 @@ func (d *Directory) refresh(ctx context.Context, sid string, e *entry, again boo
 	d.mu.RLock()
 	old, known, run, watchers := e.service, e.known, d.run, d.watchers
 	d.mu.RUnlock()
-	if known && errors.Is(err, ErrNoService) {
+	if known && (errors.Is(err, ErrNoService) || err == nil && v.Rev < old.Rev) {
 		v, err = d.store.RestoreService(ctx, old, run)
 	}
 	gone := errors.Is(err, ErrNoService)
@@ -150,17 +152,19 @@ func (d *Directory) Serve(ctx context.Context) error {
 	defer ticker.Stop()
 	var seq uint64
 	stale := map[string]bool{} // read failed; to be tried again
+	told := false              // of a change since the last heartbeat, with which seq moved
 	for {
 		if d.heard() == "" { // at first, and after a loss
-			seq = d.beat(ctx, seq, stale)
+			seq, told = d.beat(ctx, seq, told, stale)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case sid := <-d.changed:
 			d.read(ctx, sid, stale)
+			told = true
 		case <-ticker.C:
-			seq = d.beat(ctx, seq, stale)
+			seq, told = d.beat(ctx, seq, told, stale)
 		}
 	}
 }
@@ -172,27 +176,28 @@ func (d *Directory) heard() string {
 }
 
 // beat compares the services' counter with what was heard, of which seq is the
-// number; it returns the new one.
-func (d *Directory) beat(ctx context.Context, seq uint64, stale map[string]bool) uint64 {
+// number; it returns the new one. A counter that stands although a change was told of
+// has lost that change, in a failover.
+func (d *Directory) beat(ctx context.Context, seq uint64, told bool, stale map[string]bool) (uint64, bool) {
 	c, cancel := context.WithTimeout(ctx, d.heartbeat)
 	run, n, err := d.store.BeatServices(c)
 	cancel()
 	if err != nil {
-		return seq
+		return seq, told
 	}
-	if run != d.heard() || n != seq {
+	if run != d.heard() || n != seq || told {
 		d.read(ctx, "", stale)
 	}
 	for sid := range stale {
 		d.read(ctx, sid, stale)
 	}
 	if len(stale) > 0 {
-		return seq // what is lost can be told from what was deleted under the old run only
+		return seq, told // what is lost can be told from what was deleted under the old run only
 	}
 	d.mu.Lock()
 	d.run = run
 	d.mu.Unlock()
-	return n
+	return n, false
 }
 
 // read refreshes one service, or all for "", and notes which could not be read.

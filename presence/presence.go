@@ -7,6 +7,7 @@
 package presence
 
 import (
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -212,10 +213,52 @@ type End uint8
 
 // The ways a session ends.
 const (
-	EndLost  End = iota // socket lost, page reload, expired token: linger
-	EndClean            // a bye or close code 1000, or ended by the operator: offline at once
-	EndDrain            // the node is going away: linger, and long enough for the client to come back
+	EndLost     End = iota // the socket was lost: linger
+	EndClean               // a bye or close code 1000: offline at once
+	EndDrain               // the node is going away: linger, and long enough for the client to come back
+	EndReload              // close code 1001, as of a page that is loaded again: linger
+	EndSilent              // the peer answered no ping: linger
+	EndStuck               // the peer took nothing of what was written: linger
+	EndExpired             // the token expired: linger
+	EndOperator            // ended by an operator, or the token was revoked: offline at once
+	// The last two are not told to a Tracker; they are how a user was found to have left.
+	EndNodeLost // the node that held the session was killed or cut off: offline with its lease
+	EndAway     // any of the first, while the store was away: told once it is back
 )
+
+var endNames = [...]string{
+	EndLost: "lost", EndClean: "bye", EndDrain: "drained", EndReload: "reload", EndSilent: "silent", EndStuck: "stuck",
+	EndExpired: "expired", EndOperator: "operator", EndNodeLost: "node_lost", EndAway: "redis_away",
+}
+
+// String is the end's stable name, as in metrics.
+func (e End) String() string { return endNames[e] }
+
+// AtOnce reports whether the user is offline at once, if it was its last session.
+func (e End) AtOnce() bool { return e == EndClean || e == EndOperator }
+
+// Ends are all ends.
+func Ends() []End {
+	all := make([]End, len(endNames))
+	for i := range all {
+		all[i] = End(i) //nolint:gosec // G115: a few
+	}
+	return all
+}
+
+// EndOf is the end of a name; false if there is none.
+func EndOf(name string) (End, bool) {
+	i := slices.Index(endNames[:], name)
+	return End(max(i, 0)), i >= 0 //nolint:gosec // G115: a few
+}
+
+// Departure is a user's being found to have left.
+type Departure struct {
+	How End
+	// After is from when its last session really ended, as well as the nodes know, to
+	// the publication. The time for which the store was away counts only in EndAway.
+	After time.Duration
+}
 
 // CheckIdentity returns nil for an identity that may be used: 1 to MaxIdentity
 // bytes of valid UTF-8. Any character is allowed. The error is ErrIdentityEmpty,

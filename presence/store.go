@@ -51,6 +51,9 @@ type Ended struct {
 	ID      SessionID
 	Linger  time.Duration // 0: offline at once
 	Service Service
+	// How it ended and when, on this process's clock, for measuring; a zero Left is now.
+	How  End
+	Left time.Time
 }
 
 // UserSession is a live session of a user and the node that holds it.
@@ -87,6 +90,7 @@ type Beat struct {
 	// What this heartbeat reaped: sessions of lapsed nodes, and the offline
 	// transitions it published for them and for lingers that fell due.
 	Reaped, OfflineByLease, OfflineByLinger int
+	Departed                                []Departure // of those transitions
 	Due                                     int         // 1 if there is more to reap than one heartbeat takes
 	Bindings                                int         // push bindings that ExpireBindings would see to
 	End                                     []SessionID // sessions of this node that it must end

@@ -32,6 +32,9 @@ type TrackerOptions struct {
 	// Beat is called after each heartbeat of a partition with the state of its event
 	// counter. It must not block.
 	Beat func(p Partition, run string, seq uint64)
+	// Departed is called for each offline transition that this node published, once the
+	// store has answered. It must not block.
+	Departed func(Departure)
 	// Webhooks is called after each heartbeat of a partition: whether this node is to
 	// deliver its webhooks, and how long until there is one to deliver, negative if
 	// there is none. It must not block.
@@ -221,13 +224,13 @@ func (t *Tracker) Ensure(ctx context.Context, k Key) (User, error) {
 	return t.store.EnsureUser(ctx, k, service)
 }
 
-// Close records that session s of user k ended. It is idempotent, and does nothing
-// for a session that is not held. On an error the tracker itself tells the store
-// later.
-func (t *Tracker) Close(ctx context.Context, k Key, s SessionID, how End) error {
+// Close records that session s of user k ended, at the time left as well as is known.
+// It is idempotent, and does nothing for a session that is not held. On an error the
+// tracker itself tells the store later.
+func (t *Tracker) Close(ctx context.Context, k Key, s SessionID, how End, left time.Time) error {
 	q := t.store.Partition(k)
 	p := &t.parts[q]
-	e := t.ended(k, s, how)
+	e := t.ended(k, s, how, left)
 	p.mu.Lock()
 	if _, ok := p.held[s]; !ok {
 		p.mu.Unlock()
@@ -241,22 +244,31 @@ func (t *Tracker) Close(ctx context.Context, k Key, s SessionID, how End) error 
 	p.mu.Unlock()
 	t.stats.sessions.Add(-1)
 	t.stats.owed.Add(1)
-	return t.end(ctx, q, []Ended{e})
+	err := t.end(ctx, q, []Ended{e})
+	if err == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e, ok := p.owed[s]; ok {
+		e.How = EndAway
+		p.owed[s] = e
+	}
+	return err
 }
 
 // ended is the end of a session as the store is told of it.
-func (t *Tracker) ended(k Key, s SessionID, how End) Ended {
+func (t *Tracker) ended(k Key, s SessionID, how End, left time.Time) Ended {
 	service, _ := t.dir.Cached(k.Service)
 	if service.SID == "" { // deleted meanwhile
 		service.SID, service.Linger = k.Service, -1
 	}
-	e := Ended{Key: k, ID: s, Service: service}
-	switch how {
-	case EndClean:
-	case EndLost:
-		e.Linger = service.LingerOr(t.opt.Linger)
-	case EndDrain:
+	e := Ended{Key: k, ID: s, Service: service, How: how, Left: left}
+	switch {
+	case how == EndDrain:
 		e.Linger = max(service.LingerOr(t.opt.Linger), t.opt.Handover)
+	case !how.AtOnce():
+		e.Linger = service.LingerOr(t.opt.Linger)
 	}
 	return e
 }
@@ -291,6 +303,7 @@ func (t *Tracker) end(ctx context.Context, q Partition, ends []Ended) error {
 			switch o {
 			case Changed:
 				t.stats.offlineClean.Add(1)
+				t.departed(Departure{chunk[i].How, time.Since(chunk[i].Left)})
 			case Lingering:
 				t.stats.lingering.Add(1)
 				t.settleAt(time.Now().Add(chunk[i].Linger+lingerSlack), q)
@@ -299,6 +312,12 @@ func (t *Tracker) end(ctx context.Context, q Partition, ends []Ended) error {
 		}
 	}
 	return nil
+}
+
+func (t *Tracker) departed(d Departure) {
+	if t.opt.Departed != nil {
+		t.opt.Departed(d)
+	}
 }
 
 // drop forgets a session that could not be opened. The store may have it all the
@@ -355,7 +374,9 @@ func (t *Tracker) nextRenew() time.Time {
 // serviceChanged has every partition with sessions of a service that was switched
 // on served out of turn, which registers them anew, under the new epoch.
 func (t *Tracker) serviceChanged(was, is Service, exists bool) {
-	if exists && (!is.Enabled || is.Epoch == was.Epoch) {
+	// The epoch alone does not tell: it is the same where a failover lost that the service
+	// was switched off.
+	if exists && (!is.Enabled || was.Enabled && is.Epoch == was.Epoch) {
 		return
 	}
 	var all []SessionID
@@ -505,6 +526,9 @@ func (t *Tracker) beaten(ctx context.Context, q Partition, before opCount, b Bea
 	if b.Stalled > 0 {
 		t.stats.stalls.Add(1)
 	}
+	for _, d := range b.Departed {
+		t.departed(d)
+	}
 	if t.opt.Beat != nil {
 		t.opt.Beat(q, b.Run, b.Seq)
 	}
@@ -636,7 +660,7 @@ func (t *Tracker) endStrays(ctx context.Context, q Partition) (missing bool, err
 		if _, ok := p.held[e.ID]; ok {
 			found++
 		} else if _, ok := p.owed[e.ID]; !ok {
-			strays = append(strays, t.ended(e.Key, e.ID, EndLost))
+			strays = append(strays, t.ended(e.Key, e.ID, EndLost, time.Now()))
 		}
 	}
 	missing = p.flying == 0 && found < len(p.held)

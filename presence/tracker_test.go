@@ -29,6 +29,7 @@ type cluster struct {
 
 	mu    sync.Mutex     // guards the following
 	seen  []presence.Tri // published online states
+	left  []presence.Departure
 	ended []presence.SessionID
 }
 
@@ -50,6 +51,10 @@ func (c *cluster) node(n presence.NodeID) (tracker *presence.Tracker, stop func(
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.ended = append(c.ended, s)
+	}, Departed: func(d presence.Departure) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.left = append(c.left, d)
 	}})
 	ctx, cancel := context.WithCancel(c.t.Context())
 	var wg sync.WaitGroup
@@ -70,7 +75,7 @@ func (c *cluster) open(tr *presence.Tracker, k presence.Key, s int) {
 
 func (c *cluster) close(tr *presence.Tracker, k presence.Key, s int, how presence.End) {
 	c.t.Helper()
-	if err := tr.Close(c.t.Context(), k, sid(s), how); err != nil {
+	if err := tr.Close(c.t.Context(), k, sid(s), how, time.Now()); err != nil {
 		c.t.Fatalf("Close(%v, %d) = %v", k, s, err)
 	}
 }
@@ -116,6 +121,37 @@ func TestCleanEndIsOfflineAtOnce(t *testing.T) {
 		c.want("open", presence.True)
 		c.close(n, ada, 1, presence.EndClean)
 		c.want("clean end", presence.False)
+	})
+}
+
+// A departure is measured from when the session really ended, by the node that published it.
+func TestDeparted(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n, _ := c.node("n1")
+		end := func(s int, how presence.End, ago time.Duration) error {
+			c.open(n, ada, s)
+			return n.Close(t.Context(), ada, sid(s), how, time.Now().Add(-ago))
+		}
+		if err := end(1, presence.EndOperator, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		c.open(n, ada, 3) // another device
+		if err := end(2, presence.EndClean, 0); err != nil {
+			t.Fatal(err)
+		}
+		c.store.SetAway(true)
+		if err := n.Close(t.Context(), ada, sid(3), presence.EndClean, time.Now()); err == nil {
+			t.Error("Close with the store away succeeded")
+		}
+		c.wait(20 * time.Second)
+		c.store.SetAway(false)
+		c.wait(4 * time.Second)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if len(c.left) != 2 || c.left[0] != (presence.Departure{How: presence.EndOperator, After: time.Second}) ||
+			c.left[1].How != presence.EndAway || c.left[1].After < 20*time.Second || c.left[1].After > 24*time.Second {
+			t.Errorf("departed = %v; want by an operator after 1 s, and while the store was away, after 20 to 24 s", c.left)
+		}
 	})
 }
 
@@ -242,7 +278,7 @@ func TestStoreAway(t *testing.T) {
 		if _, err := n1.Open(t.Context(), bob, sid(3)); presence.KindOf(err) != presence.KindUnavailable {
 			t.Errorf("Open with the store away = %v; want unavailable", err)
 		}
-		if err := n1.Close(t.Context(), bob, sid(2), presence.EndClean); err == nil {
+		if err := n1.Close(t.Context(), bob, sid(2), presence.EndClean, time.Now()); err == nil {
 			t.Error("Close with the store away succeeded")
 		}
 		c.wait(30 * time.Second)

@@ -50,7 +50,7 @@ func TestCommandLine(t *testing.T) {
 		"argument":         {args: []string{"serve", "now"}, code: exitUsage, errOut: `takes no argument "now"`},
 		"two mistakes":     {env: []string{"ROLLCALL_LINGER=x", "ROLLCALL_TYPO=1"}, code: exitUsage, errOut: "rollcall: ROLLCALL_LINGER"},
 		"config":           {args: []string{"config"}, code: exitUsage, errOut: "check and print"},
-		"config check":     {args: []string{"config", "check", "--linger", "20s"}, out: "20s after its connection broke"},
+		"config check":     {args: []string{"config", "check", "--linger", "20s"}, out: "lost         23s "},
 		"bad config":       {args: []string{"config", "check", "--lease-ttl=1s"}, code: exitUsage, errOut: "rollcall: lease_ttl: is 1s"},
 		"config print":     {args: []string{"config", "print"}, env: []string{"ROLLCALL_PONG_TIMEOUT=4s"}, out: "pong_timeout: 4s\n"},
 		"token for nobody": {args: []string{"token", "--service", service}, code: exitUsage, errOut: "--identity is required"},

@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rollcall-presence/rollcall/configs"
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
@@ -83,6 +84,28 @@ func (e *published) total() uint64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.n
+}
+
+// newDepartures makes the metrics of how long users who left were still shown online,
+// and of how long that may be at most. What it returns takes one departure; any
+// goroutine may call it.
+func newDepartures(reg prometheus.Registerer, bounds configs.Bounds) func(presence.Departure) {
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "rollcall_departure_seconds",
+		Help:    "From when a user's last session ended, as well as the nodes know, to its being published as offline, by how it left; on the node that published it.",
+		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 7.5, 10, 12.5, 15, 20, 30, 45, 60, 90, 120, 300},
+	}, []string{"departure"})
+	most := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "rollcall_staleness_bound_seconds",
+		Help: "How long a user who left may be shown online at most, by how it left, as follows from the timers. For redis_away it counts from when Redis is back.",
+	}, []string{"departure"})
+	reg.MustRegister(seconds, most)
+	of := make([]prometheus.Observer, len(presence.Ends()))
+	for _, how := range presence.Ends() {
+		of[how] = seconds.WithLabelValues(how.String())
+		most.WithLabelValues(how.String()).Set(bounds.Of(how).Seconds())
+	}
+	return func(d presence.Departure) { of[d.How].Observe(d.After.Seconds()) }
 }
 
 func newCollector(n *node) *collector {

@@ -39,13 +39,8 @@ import (
 )
 
 const (
-	// storeTimeout is how long one command to Redis may take.
-	storeTimeout = 2 * time.Second
 	// startTimeout bounds the first exchange with Redis; without it a node does not start.
 	startTimeout = 15 * time.Second
-	// handover is how long users linger whose sessions a draining node closed: the
-	// longest retry hint (2 s) and time for a few attempts elsewhere.
-	handover = 20 * time.Second
 	// leaveTimeout bounds the last words to Redis after the drain.
 	leaveTimeout = 3 * time.Second
 )
@@ -74,7 +69,11 @@ func serve(ctx context.Context, cfg configs.Config, stdout, stderr io.Writer) er
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	client.AddHook(redisstore.NewLatency(registry))
 
-	store := redisstore.New(client, redisstore.Options{Prefix: cfg.KeyPrefix, Partitions: cfg.Partitions, Lease: cfg.LeaseTTL})
+	store := redisstore.New(client, redisstore.Options{
+		Prefix: cfg.KeyPrefix, Partitions: cfg.Partitions, Lease: cfg.LeaseTTL,
+		// A lease may be long; lingers are not, and an outage of any length eats into them.
+		Stall: min(cfg.LeaseTTL/2, 2*cfg.Heartbeat),
+	})
 	startCtx, cancel := context.WithTimeout(ctx, startTimeout)
 	err = store.Init(startCtx, cfg.AccountSID)
 	cancel()
@@ -151,12 +150,13 @@ func newNode(id presence.NodeID, cfg configs.Config, client redis.UniversalClien
 		Concurrency: cfg.WebhookConcurrency, RetryFor: cfg.WebhookRetryFor, Metrics: reg,
 	})
 	n.tracker = presence.NewTracker(store, n.dir, presence.TrackerOptions{
-		Node: id, Heartbeat: cfg.Heartbeat, Linger: cfg.Linger, Handover: max(handover, cfg.Linger), Renew: store.OnlineTTL() / 2,
+		Node: id, Heartbeat: cfg.Heartbeat, Linger: cfg.Linger, Handover: cfg.HandoverTime(), Renew: store.OnlineTTL() / 2,
 		Ended: func(s presence.SessionID) { n.server.End(s) },
 		Beat: func(p presence.Partition, run string, seq uint64) {
 			n.published.beat(p, run, seq)
 			n.hub.Beat(p, run, seq)
 		},
+		Departed: newDepartures(reg, cfg.Bounds()),
 		Webhooks: n.hooks.Beat,
 	})
 	reg.MustRegister(newCollector(n))
@@ -243,7 +243,7 @@ func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log 
 			RequestRate: cfg.RequestRate, RequestBurst: cfg.RequestBurst, Mailbox: int(cfg.MailboxBytes),
 		},
 		Timers: gateway.Timers{
-			Hello: cfg.HelloTimeout, Ping: cfg.PingInterval, Pong: cfg.PongTimeout, Request: min(5*time.Second, cfg.PongTimeout*3/4), Drain: cfg.DrainTimeout * 3 / 5,
+			Hello: cfg.HelloTimeout, Ping: cfg.PingInterval, Pong: cfg.PongTimeout, Request: min(5*time.Second, cfg.PongTimeout*3/4), Drain: cfg.DrainWindow(),
 			Wait: cmp.Or(cfg.WaitTimeout, -1),
 		},
 		Ready: map[string]func(context.Context) error{
@@ -310,6 +310,12 @@ func (n *node) run(ctx context.Context, cfg configs.Config, public, admin net.Li
 	served := make(chan error, 1)
 	go func() { served <- n.server.Serve(serving, public, admin) }()
 	log.Info("serving", zap.String("addr", public.Addr().String()), zap.String("admin_addr", admin.Addr().String()), zap.Stringer("redis", cfg.RedisURL))
+	bounds := cfg.Bounds()
+	fields := []zap.Field{zap.Duration("repair", bounds.Repair)}
+	for _, d := range bounds.Departures {
+		fields = append(fields, zap.Duration(d.Departure.String(), d.Max))
+	}
+	log.Info("staleness bounds", fields...)
 	err := announce(cfg, public.Addr().String(), admin.Addr().String(), stdout)
 
 	if err == nil {
@@ -369,7 +375,7 @@ func openRedis(ctx context.Context, cfg configs.Config) (redis.UniversalClient, 
 		if err != nil {
 			return nil, nil, err
 		}
-		opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = storeTimeout, storeTimeout, storeTimeout
+		opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = configs.StoreTimeout, configs.StoreTimeout, configs.StoreTimeout
 		client := redisstore.Connect(opt)
 		return client, func() { _ = client.Close() }, nil
 	}
@@ -427,7 +433,6 @@ func announce(cfg configs.Config, addr, admin string, stdout io.Writer) error {
 	if cfg.TLSCert != "" {
 		scheme = "https"
 	}
-	b := cfg.Bounds()
 	_, _ = fmt.Fprintf(stdout, "\n  Rollcall is up.\n\n    live page   %s://%s/console\n    operators   http://%s/metrics\n", scheme, addr, admin)
 	if cfg.Development() {
 		_, _ = fmt.Fprintf(stdout, "\n  Development credentials, known to everybody:\n\n    account SID     %s\n    auth token      %s\n    API key SID     %s\n    API key secret  %s\n",
@@ -436,7 +441,11 @@ func announce(cfg configs.Config, addr, admin string, stdout io.Writer) error {
 	if cfg.RedisURL == configs.Embedded {
 		_, _ = fmt.Fprint(stdout, "\n  The store is embedded: one node, and all is forgotten when it ends.\n")
 	}
-	_, _ = fmt.Fprintf(stdout, "\n  A user is shown offline at the latest: lost socket %v, silent peer %v, dead node %v.\n\n", b.AbnormalEnd, b.DeadPeer, b.NodeLoss)
+	_, _ = fmt.Fprintln(stdout)
+	if err := cfg.Bounds().Write(stdout); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintln(stdout)
 	if cfg.ReadyFile == "" {
 		return nil
 	}

@@ -51,7 +51,7 @@ func runVerify(ctx context.Context, in *invocation) error {
 	if err := store.Check(ctx); err != nil {
 		return uncheckedError{fmt.Errorf("the store at %s: %w", cfg.RedisURL, err)}
 	}
-	found, err := store.Verify(ctx, redisstore.VerifyOptions{Services: services, Repair: *repair, Confirm: confirm(cfg), Linger: max(handover, cfg.Linger)})
+	found, err := store.Verify(ctx, redisstore.VerifyOptions{Services: services, Repair: *repair, Confirm: confirm(cfg), Linger: cfg.HandoverTime()})
 	if err == nil || len(found.Disagreements) > 0 {
 		if e := printVerified(in.stdout, found, *asJSON, *repair); e != nil {
 			return uncheckedError{e}
@@ -68,7 +68,7 @@ func runVerify(ctx context.Context, in *invocation) error {
 
 // confirm is how long records must disagree to be reported: nodes mend much with one
 // heartbeat, and a move of a push address takes a few commands.
-func confirm(cfg configs.Config) time.Duration { return 2*cfg.Heartbeat + storeTimeout }
+func confirm(cfg configs.Config) time.Duration { return 2*cfg.Heartbeat + configs.StoreTimeout }
 
 func printVerified(w io.Writer, v redisstore.Verified, asJSON, repair bool) error {
 	if asJSON {

@@ -3,11 +3,13 @@ package redisbus
 import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
-	healthy   prometheus.Gauge
-	probe     prometheus.Histogram
-	watched   prometheus.Gauge
-	malformed prometheus.Counter
-	restarts  *prometheus.CounterVec
+	healthy     prometheus.Gauge
+	probe       prometheus.Histogram
+	watched     prometheus.Gauge
+	connections prometheus.Gauge
+	malformed   prometheus.Counter
+	moves       prometheus.Counter
+	restarts    *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -22,6 +24,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		watched: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "rollcall_partitions_watched", Help: "Partitions whose channel this node is subscribed to.",
 		}),
+		connections: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "rollcall_bus_connections", Help: "Connections that receive messages: 1, and on a Cluster one more for each primary that has a watched partition.",
+		}),
+		moves: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rollcall_bus_moves_total", Help: "Channels that went to another connection because their slot went to another primary of the Cluster.",
+		}),
 		malformed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rollcall_bus_malformed_total", Help: "Messages that could not be read and were dropped.",
 		}),
@@ -31,7 +39,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	m.restarts.WithLabelValues(causeLost)
 	m.restarts.WithLabelValues(causeSilent)
-	reg.MustRegister(m.healthy, m.probe, m.watched, m.malformed, m.restarts)
+	m.connections.Set(1)
+	reg.MustRegister(m.healthy, m.probe, m.watched, m.connections, m.malformed, m.moves, m.restarts)
 	return m
 }
 

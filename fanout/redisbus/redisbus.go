@@ -7,13 +7,13 @@
 // back it makes its connection anew, so that a connection which died without a word
 // is noticed.
 //
-// All channels are plain ones, which a Cluster carries to every node of it.
+// One connection carries all channels. On a Cluster the channels of partitions are sharded ones:
+// there is one connection to each primary that has any, with probes of its own, and
+// a channel goes where its slot goes.
 package redisbus
 
 import (
 	"context"
-	"errors"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,8 +45,8 @@ const (
 
 // Options tunes a Bus. The zero value is ready for use.
 type Options struct {
-	// Probe is how often the bus publishes to itself, one command each; two that do
-	// not come back make it unhealthy. Default 2s.
+	// Probe is how often the bus publishes to itself over each connection, one command each;
+	// two that do not come back make it unhealthy. Default 2s.
 	Probe time.Duration
 	// Idle is how long a channel nobody listens to stays subscribed at least, so that
 	// listeners who come and go cost Redis nothing. Default 10s.
@@ -58,21 +58,21 @@ type Options struct {
 // Bus is a fanout.Bus on Redis pub/sub. It is safe for concurrent use.
 type Bus struct {
 	client  redis.UniversalClient
+	cluster *redis.ClusterClient // nil unless channels are sharded
 	keys    keys.Keys
-	self    string // channel of the probes
+	node    presence.NodeID
 	wake    string // channel that tells of work to do
 	opt     Options
 	metrics *metrics
-	kick    chan struct{} // capacity 1: there is something to subscribe
+	plain   *link         // carries what is not sharded
+	moved   chan struct{} // capacity 1: channels are to be placed anew
 
-	healthy atomic.Bool
+	healthy    atomic.Bool
+	delivering sync.Mutex // held while the handler is called, so that it is by one connection at a time
 
-	mu       sync.Mutex // guards the following
-	pubsub   *redis.PubSub
+	mu       sync.Mutex       // guards the following, and what links say that it guards
+	links    map[string]*link // that carry sharded channels, by the address of the Redis node
 	channels map[string]*channel
-	probeNo  int // of the last probe sent
-	probeAt  time.Time
-	probeOK  bool // it came back
 }
 
 // channel is a partition's. It exists from the first Watch until its subscription
@@ -80,12 +80,13 @@ type Bus struct {
 type channel struct {
 	p         presence.Partition
 	name      string
+	link      *link // that carries it; nil while it is not known which is to
 	listeners int
 	idle      bool          // had no listener at the last look
 	asked     bool          // on this connection
 	confirmed chan struct{} // closed while subscribed on this connection
 	before    bool          // was subscribed on an earlier one
-	run       string        // of the last message, so that equal ones share memory; owned by receive
+	run       string        // of the last message, so that equal ones share memory; guarded by Bus.delivering
 }
 
 // New returns a bus for a node; it carries nothing until Serve runs. The client's
@@ -101,9 +102,12 @@ func New(client redis.UniversalClient, k keys.Keys, node presence.NodeID, opt Op
 		opt.Metrics = prometheus.NewRegistry()
 	}
 	b := &Bus{
-		client: client, keys: k, self: k.Node(node), wake: k.Wake(), opt: opt, metrics: newMetrics(opt.Metrics),
-		kick: make(chan struct{}, 1), channels: map[string]*channel{},
+		client: client, keys: k, node: node, wake: k.Wake(), opt: opt, metrics: newMetrics(opt.Metrics),
+		moved: make(chan struct{}, 1), links: map[string]*link{}, channels: map[string]*channel{},
 	}
+	b.cluster, _ = client.(*redis.ClusterClient)
+	b.plain = newLink(b, "")
+	b.plain.probe = k.Node(node)
 	services := b.channelLocked(presence.Services)
 	services.listeners = 1 // always
 	return b
@@ -149,14 +153,26 @@ func (b *Bus) channelLocked(p presence.Partition) *channel {
 	c := b.channels[name]
 	if c == nil {
 		c = &channel{p: p, name: name, confirmed: make(chan struct{})}
+		if b.cluster == nil {
+			c.link = b.plain
+		}
 		b.channels[name] = c
 	}
 	return c
 }
 
+// poke has what is new subscribed.
 func (b *Bus) poke() {
+	if b.cluster == nil {
+		poke(b.plain.kick)
+	} else {
+		poke(b.moved)
+	}
+}
+
+func poke(c chan struct{}) {
 	select {
-	case b.kick <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -164,117 +180,37 @@ func (b *Bus) poke() {
 // Serve carries events to a handler until ctx ends, and returns nil then. While
 // Redis is away it tries again and again.
 func (b *Bus) Serve(ctx context.Context, h Handler) error {
-	stop := context.AfterFunc(ctx, b.drop) // a receiver waits without a deadline
-	defer stop()
 	var wg sync.WaitGroup
-	wg.Go(func() { b.subscribe(ctx) })
-	wg.Go(func() { b.probe(ctx) })
-	b.receive(ctx, h)
+	wg.Go(func() { b.plain.serve(ctx, h) })
+	if b.cluster != nil {
+		wg.Go(func() { b.place(ctx, func(l *link, ctx context.Context) { wg.Go(func() { l.serve(ctx, h) }) }) })
+	}
 	wg.Wait()
-	b.drop()
-	b.health(false)
+	b.health(b.plain, false)
 	return nil
 }
 
-// receive is the only reader of the connection.
-func (b *Bus) receive(ctx context.Context, h Handler) {
-	fails := 0
-	ps := b.connection(ctx)
-	for ctx.Err() == nil {
-		m, err := ps.Receive(ctx)
-		if err != nil {
-			if b.lost() && ctx.Err() == nil {
-				cause := causeLost
-				if errors.Is(err, redis.ErrClosed) {
-					cause = causeSilent
-				}
-				b.metrics.restarts.WithLabelValues(cause).Inc()
-			}
-			// At once the first time; while Redis is away, with patience.
-			if fails++; fails > 1 {
-				sleep(ctx, min(50*time.Millisecond<<min(fails-2, 5), time.Second))
-			}
-			ps = b.connection(ctx)
-			continue
-		}
-		fails = 0
-		switch m := m.(type) {
-		case *redis.Message:
-			b.message(h, m)
-		case *redis.Subscription:
-			b.subscribed(h, m)
-		}
+// confirm notes that the channel is subscribed, and reports whether it is to be resynced.
+func (b *Bus) confirmLocked(c *channel) (resync bool) {
+	if c.isConfirmed() {
+		// Made anew by the client itself. It does not do so with sharded ones: then
+		// it was asked twice.
+		return b.cluster == nil
 	}
+	close(c.confirmed)
+	b.count(c, 1)
+	return c.before
 }
 
-// connection returns the connection in use, made anew if it was dropped.
-func (b *Bus) connection(ctx context.Context) *redis.PubSub {
-	b.mu.Lock()
-	ps := b.pubsub
-	if ps == nil {
-		ps = b.client.Subscribe(ctx) // to no channel: does not connect yet
-		b.pubsub = ps
-		b.poke()
+// lose notes that the channel is not subscribed any more, and reports whether it was.
+func (b *Bus) loseLocked(c *channel) (was bool) {
+	c.asked = false
+	if was = c.isConfirmed(); was {
+		c.confirmed = make(chan struct{})
+		c.before = true
+		b.count(c, -1)
 	}
-	b.mu.Unlock()
-	if ctx.Err() != nil { // Serve's drop may have come before
-		_ = ps.Close()
-	}
-	return ps
-}
-
-// drop ends the connection; the receiver makes another.
-func (b *Bus) drop() {
-	b.mu.Lock()
-	ps := b.pubsub
-	b.pubsub = nil
-	for _, c := range b.channels {
-		c.asked = false
-	}
-	b.mu.Unlock()
-	if ps != nil {
-		_ = ps.Close()
-	}
-}
-
-// lost takes it that nothing is subscribed any more. It reports whether anything was.
-func (b *Bus) lost() (was bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, c := range b.channels {
-		select {
-		case <-c.confirmed:
-			c.confirmed = make(chan struct{})
-			c.before, was = true, true
-		default:
-		}
-	}
-	b.metrics.watched.Set(0)
 	return was
-}
-
-// subscribed takes in that Redis has made a subscription.
-func (b *Bus) subscribed(h fanout.Handler, m *redis.Subscription) {
-	if m.Kind != "subscribe" {
-		return
-	}
-	b.mu.Lock()
-	c := b.channels[m.Channel]
-	resync := false
-	if c != nil {
-		select {
-		case <-c.confirmed: // made anew by the client itself
-			resync = true
-		default:
-			resync = c.before
-			close(c.confirmed)
-			b.count(c, 1)
-		}
-	}
-	b.mu.Unlock()
-	if resync {
-		h.Resync(c.p)
-	}
 }
 
 // count keeps the number of partitions whose channel is subscribed.
@@ -284,20 +220,23 @@ func (b *Bus) count(c *channel, n float64) {
 	}
 }
 
-func (b *Bus) message(h Handler, m *redis.Message) {
-	switch m.Channel {
-	case b.self:
-		b.came(m.Payload)
-		return
-	case b.wake:
+// message takes in what came on a link.
+func (b *Bus) message(l *link, h Handler, m *redis.Message) {
+	if m.Channel == b.wake {
 		b.woken(h, m.Payload)
 		return
 	}
 	b.mu.Lock()
+	probe := m.Channel == l.probe
 	c := b.channels[m.Channel]
+	gone := c == nil || c.link != l
 	b.mu.Unlock()
-	if c == nil {
-		return // given up
+	if probe {
+		l.came(m.Payload)
+		return
+	}
+	if gone {
+		return // given up, or carried by another link
 	}
 	msg, err := decode(m.Payload)
 	if err != nil || c.p != presence.Services && msg.event.User.Identity == "" {
@@ -329,50 +268,6 @@ func (b *Bus) woken(h Handler, payload string) {
 	h.Woken(payload[0], presence.Partition(p))
 }
 
-// subscribe asks for the channels that are wanted and gives up those that were not
-// for a while, each in one command.
-func (b *Bus) subscribe(ctx context.Context) {
-	idle := time.NewTicker(b.opt.Idle)
-	defer idle.Stop()
-	for {
-		look := false
-		select {
-		case <-ctx.Done():
-			return
-		case <-b.kick:
-		case <-idle.C:
-			look = true
-		}
-		b.mu.Lock()
-		ps := b.pubsub
-		var wanted, unwanted []string
-		for name, c := range b.channels {
-			switch {
-			case !c.asked && ps != nil:
-				c.asked = true
-				wanted = append(wanted, name)
-			case !look || c.listeners > 0 || !c.isConfirmed():
-			case !c.idle:
-				c.idle = true
-			default:
-				unwanted = append(unwanted, name)
-				delete(b.channels, name)
-				b.count(c, -1)
-			}
-		}
-		b.mu.Unlock()
-		if len(unwanted) > 0 {
-			_ = ps.Unsubscribe(ctx, unwanted...) // a lost connection forgets them by itself
-		}
-		if len(wanted) > 0 {
-			if slices.Contains(wanted, b.keys.Channel(presence.Services)) { // a new connection
-				wanted = append(wanted, b.self, b.wake)
-			}
-			_ = ps.Subscribe(ctx, wanted...) // the client keeps them for its next connection
-		}
-	}
-}
-
 func (c *channel) isConfirmed() bool {
 	select {
 	case <-c.confirmed:
@@ -382,51 +277,15 @@ func (c *channel) isConfirmed() bool {
 	}
 }
 
-// probe publishes to the bus's own channel, and makes the connection anew when two
-// probes in a row did not come back.
-func (b *Bus) probe(ctx context.Context) {
-	for missed := 0; ; {
-		b.mu.Lock()
-		b.probeNo++
-		b.probeAt, b.probeOK = time.Now(), false
-		n := b.probeNo
-		b.mu.Unlock()
-		due, cancel := context.WithTimeout(ctx, b.opt.Probe)
-		_ = b.client.Publish(due, b.self, n).Err() // an error is a probe that does not come back
-		<-due.Done()
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
-		b.mu.Lock()
-		ok := b.probeOK
-		b.mu.Unlock()
-		if ok {
-			missed = 0
-			continue
-		}
-		if missed++; missed == 2 {
-			missed = 0
-			b.health(false)
-			b.drop()
-		}
-	}
-}
-
-// came takes in a probe that came back. One that is overtaken by the next was missed.
-func (b *Bus) came(payload string) {
+// health notes whether a link works; the bus does if all do.
+func (b *Bus) health(l *link, ok bool) {
 	b.mu.Lock()
-	ok := payload == strconv.Itoa(b.probeNo) && !b.probeOK
-	took := time.Since(b.probeAt)
-	b.probeOK = b.probeOK || ok
-	b.mu.Unlock()
-	if ok {
-		b.metrics.probe.Observe(took.Seconds())
-		b.health(true)
+	l.healthy = ok
+	ok = b.plain.healthy
+	for _, l := range b.links {
+		ok = ok && l.healthy
 	}
-}
-
-func (b *Bus) health(ok bool) {
+	b.mu.Unlock()
 	b.healthy.Store(ok)
 	v := 0.0
 	if ok {

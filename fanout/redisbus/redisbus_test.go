@@ -178,14 +178,17 @@ func TestBlackHole(t *testing.T) {
 	p := newProxy(t, s.Addr)
 	c := redis.NewClient(&redis.Options{Addr: p.addr, MaxRetries: -1, ReadTimeout: 100 * time.Millisecond})
 	defer func() { _ = c.Close() }()
-	r := fanouttest.NewRecorder()
-	b := serve(t, c, r, redisbus.Options{Probe: 50 * time.Millisecond})
+	r, reg := fanouttest.NewRecorder(), prometheus.NewRegistry()
+	b := serve(t, c, r, redisbus.Options{Probe: 50 * time.Millisecond, Metrics: reg})
 	if err := b.Watch(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "healthy", b.Healthy)
 	p.swallow() // what is connected; new connections work
 	r.AwaitResync(t, 1)
+	if got := gather(t, reg)["rollcall_bus_reconnects_total silent"]; got < 1 {
+		t.Errorf("rollcall_bus_reconnects_total silent = %v; want at least 1", got)
+	}
 	until(t, "healthy again", b.Healthy)
 
 	direct := s.Client()
@@ -382,7 +385,7 @@ func TestReadsWhatTheStorePublishes(t *testing.T) {
 }
 
 // until waits for a state that nothing announces.
-func until(t *testing.T, what string, ok func() bool) {
+func until(t *testing.T, what string, ok func() bool, why ...*string) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -392,6 +395,9 @@ func until(t *testing.T, what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-timeout.C:
+			for _, why := range why {
+				what += ": " + *why
+			}
 			t.Fatalf("not %s in 20 s", what)
 		}
 	}

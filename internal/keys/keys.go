@@ -201,6 +201,11 @@ func (k Keys) PartitionCount() string { return k.Base(presence.Services) + ":par
 // Node is the key of a node's information, and its own channel.
 func (k Keys) Node(n presence.NodeID) string { return k.Prefix + "node:" + string(n) }
 
+// Probe is a channel of a node's own in the slot of a partition.
+func (k Keys) Probe(p presence.Partition, n presence.NodeID) string {
+	return k.Base(p) + ":probe:" + string(n)
+}
+
 // Wake is the channel on which nodes are told that a partition has work for them:
 // a letter for the kind of work and the partition's number.
 func (k Keys) Wake() string { return k.Prefix + "wake" }

@@ -181,6 +181,11 @@ func (m *Memory) RestoreService(_ context.Context, v presence.Service, run strin
 	defer m.mu.Unlock()
 	have, ok := m.services[v.SID]
 	switch {
+	case ok && v.Rev > have.Rev:
+		have.Enabled, have.Epoch, have.Rev = v.Enabled, v.Epoch, v.Rev
+		m.services[v.SID] = have
+		m.changes++
+		return have, nil
 	case ok:
 		return have, nil
 	case run == "" || run == m.runLocked():

@@ -89,7 +89,7 @@ func (m *Model) Register(now time.Time, n presence.NodeID, q presence.Partition,
 	p.ops[n]++
 	r.Ops = p.ops[n]
 	if _, ok := p.leases[n]; !ok {
-		p.leases[n] = now.Add(m.Lease)
+		p.leases[n] = now.Add(m.Lease - m.silence(p, now))
 	}
 	for _, h := range list {
 		o, ts := m.register(p, n, h)

@@ -73,11 +73,7 @@ func Play(ctx context.Context, h *Harness, steps []Step) error {
 			err = p.lists()
 		}
 		if err != nil {
-			var b strings.Builder
-			for j, s := range steps[:i+1] {
-				_, _ = fmt.Fprintf(&b, "\n%3d. %v", j+1, s)
-			}
-			return fmt.Errorf("after %d steps: %w\nsteps:%s", i+1, err, b.String())
+			return fmt.Errorf("after step %d: %w", i+1, err)
 		}
 	}
 	return nil
@@ -121,6 +117,9 @@ func (p *player) pass(d time.Duration) {
 }
 
 func (p *player) save() {
+	if p.Snapshot == nil {
+		return
+	}
 	p.saved = &saved{p.Snapshot(), p.m.Clone(), slices.Clone(p.services), slices.Clone(p.todo), p.credential}
 }
 
@@ -129,8 +128,14 @@ func (p *player) save() {
 func (p *player) restored(n presence.NodeID) (err error) {
 	p.pass(10 * time.Second)
 	for i := range p.services {
-		if p.services[i], err = p.Store.Service(p.ctx, p.services[i].SID); errors.Is(err, presence.ErrNoService) {
-			p.services[i], err = p.Store.RestoreService(p.ctx, p.known[n][i], "a run before")
+		known := p.known[n][i]
+		if known.SID == p.services[i].SID {
+			p.services[i], err = p.Store.RestoreService(p.ctx, known, "a run before")
+			if err == nil && p.services[i].Rev < known.Rev {
+				return fmt.Errorf("the switch of %c is at revision %d; %s knows %d", 'A'+i, p.services[i].Rev, n, known.Rev)
+			}
+		} else {
+			p.services[i], err = p.Store.Service(p.ctx, p.services[i].SID)
 		}
 		if err != nil {
 			return err
@@ -200,12 +205,18 @@ func (p *player) play(s Step) error {
 	case "snapshot":
 		p.save()
 	case "fail over":
+		if p.saved == nil {
+			break
+		}
 		p.saved.restore()
 		p.m, p.services, p.todo, p.credential = p.saved.m.Clone(), slices.Clone(p.saved.services), slices.Clone(p.saved.todo), p.saved.credential
 		if err := p.restored(n); err != nil {
 			return err
 		}
 	case "lose":
+		if p.Wipe == nil {
+			break
+		}
 		p.Wipe()
 		p.m, p.todo = &Model{Lease: Lease, Stall: Stall, Partition: p.Store.Partition}, nil
 		p.services = slices.Clone(p.known[n])

@@ -96,12 +96,12 @@ var stepOps = []string{
 	"delete service", "sweep", "snapshot", "fail over", "lose",
 }
 
-func genStep(ops []string) *rapid.Generator[Step] {
+func genStep() *rapid.Generator[Step] {
 	who := rapid.Custom(func(rt *rapid.T) Who {
 		return Who{rapid.IntRange(0, 1).Draw(rt, "service"), rapid.IntRange(0, len(stepIdentities)-1).Draw(rt, "user"), rapid.IntRange(1, 2).Draw(rt, "session")}
 	})
 	return rapid.Custom(func(rt *rapid.T) Step {
-		s := Step{Op: rapid.SampledFrom(ops).Draw(rt, "op")}
+		s := Step{Op: rapid.SampledFrom(stepOps).Draw(rt, "op")}
 		node := func() { s.Node = rapid.IntRange(0, len(stepNodes)-1).Draw(rt, "node") }
 		one := func() { s.Who = []Who{who.Draw(rt, "who")} }
 		seconds := func(of ...int) { s.Seconds = rapid.SampledFrom(of).Draw(rt, "seconds") }
@@ -147,20 +147,8 @@ func genStep(ops []string) *rapid.Generator[Step] {
 	})
 }
 
-// genHistory draws steps of the kinds given. As it is a state machine's Repeat that
-// draws them, failing ones shrink step by step.
-func genHistory(rt *rapid.T, ops []string) (steps []Step) {
-	gen := genStep(ops)
-	rt.Repeat(map[string]func(*rapid.T){"step": func(rt *rapid.T) { steps = append(steps, gen.Draw(rt, "step")) }})
-	return steps
-}
-
 // model plays random histories of several nodes, each with its own possibly stale
 // idea of the services, in several partitions.
 func model(t *testing.T, h *Harness) {
-	rapid.Check(t, func(rt *rapid.T) {
-		if err := Play(t.Context(), h, genHistory(rt, stepOps)); err != nil {
-			rt.Fatal(err)
-		}
-	})
+	randomly(t, Histories{}, genStep(), func(steps []Step) error { return Play(t.Context(), h, steps) })
 }

@@ -62,7 +62,8 @@ type Harness struct {
 	// Reset empties the store, and sets its clock and its source of SIDs back; the
 	// default service is made anew.
 	Reset func()
-	// Wipe empties the store and nothing else, as FLUSHALL does.
+	// Wipe empties the store and nothing else, as FLUSHALL does. A harness that has no
+	// Wipe, or no Snapshot, plays histories without losses.
 	Wipe func()
 	// Snapshot remembers all that the store holds, which the function it returns
 	// brings back: what was written between the two is lost.
@@ -89,6 +90,7 @@ func Run(t *testing.T, open func(*testing.T) *Harness) {
 		{"Linger", linger},
 		{"LapsedNode", lapsedNode},
 		{"Stall", stall},
+		{"BegunInAStall", begunInAStall},
 		{"Leave", leave},
 		{"Revisions", revisions},
 		{"LateCloseOfOldSession", lateClose},
@@ -324,6 +326,48 @@ func stall(t *testing.T, h *Harness) {
 	w.Advance(Linger / 2)
 	w.beat("n2", "ada")
 	w.wantOnline("after its linger", "ada", presence.False)
+}
+
+// What begins between the end of a stall and the first heartbeat is not put off by it:
+// neither a linger, nor a handover, nor the lease of a node.
+func begunInAStall(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	w.beat("n1", "ada")
+	w.register("n1", "ada", 1)
+	w.Advance(Lease * 10)
+	w.end("n1", "ada", 1, Linger)
+	w.beat("n2", "ada")
+	w.Events()
+	w.Advance(Linger / 2)
+	w.beat("n2", "ada")
+	w.wantEvents("lingering")
+	w.Advance(Linger / 2)
+	w.beat("n2", "ada")
+	w.wantEvents("linger over", presence.False)
+
+	w.register("n1", "ada", 1)
+	w.Advance(Lease * 10)
+	if err := w.Store.Leave(w.ctx, []presence.Partition{w.Store.Partition(w.key("ada"))}, "n1", Linger); err != nil {
+		t.Fatal(err)
+	}
+	w.beat("n2", "ada")
+	w.Events()
+	w.Advance(Linger / 2)
+	w.beat("n2", "ada")
+	w.Advance(Linger / 2)
+	w.beat("n2", "ada")
+	w.wantEvents("handover over", presence.False)
+
+	w.Advance(Lease * 10)
+	w.register("n3", "ada", 3)
+	w.beat("n2", "ada")
+	w.Events()
+	w.Advance(Lease / 2)
+	w.beat("n2", "ada")
+	w.wantEvents("n3 has its lease")
+	w.Advance(Lease / 2)
+	w.beat("n2", "ada")
+	w.wantEvents("n3 died", presence.False)
 }
 
 func leave(t *testing.T, h *Harness) {
@@ -729,7 +773,7 @@ func deleteService(t *testing.T, h *Harness) {
 }
 
 // A service that was lost with the data is written back as it was; one that was
-// deleted is not, and one that is there is left alone.
+// deleted is not, and one that is there is left alone, but for a flip that was lost.
 func restoreService(t *testing.T, h *Harness) {
 	w := newWorld(t, h, true)
 	second := must(w.Store.CreateService(w.ctx, presence.Service{Account: "AC0", FriendlyName: "never flipped", Linger: time.Second}))(t)
@@ -767,6 +811,19 @@ func restoreService(t *testing.T, h *Harness) {
 		if _, err := w.Store.RestoreService(w.ctx, second, run); !errors.Is(err, presence.ErrNoService) {
 			t.Errorf("restoring a deleted service under run %q: %v; want ErrNoService", run, err)
 		}
+	}
+	if h.Snapshot == nil {
+		return
+	}
+	restore, before := h.Snapshot(), w.service
+	w.flip(false)
+	w.flip(true)
+	restore()
+	if got := must(w.Store.RestoreService(w.ctx, w.service, run))(t); got.Epoch != w.service.Epoch || got.Rev != w.service.Rev || !got.Enabled {
+		t.Errorf("after its flips were lost: %+v; want %+v", got, w.service)
+	}
+	if got := must(w.Store.RestoreService(w.ctx, before, run))(t); got.Epoch != w.service.Epoch || got.Rev != w.service.Rev {
+		t.Errorf("after an older node wrote back what it knew: %+v; want %+v", got, w.service)
 	}
 }
 

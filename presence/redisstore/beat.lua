@@ -7,6 +7,7 @@
 -- Reply: {run, seq, operations of this node, sessions reaped, offline by lease,
 --         offline by linger, 1 if more is due, ms stalled, bindings due, 1 if this node
 --         delivers the partition's webhooks, ms until there is any to deliver (-1: none),
+--         {how a user that is offline now had left and how many ms ago, ...},
 --         session to end, ...}
 local node, lease, left, stall = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local seq, nodes, lingers, ops = base .. ':seq', base .. ':nodes', base .. ':linger', base .. ':ops'
@@ -20,8 +21,10 @@ end
 redis.call('HSET', seq, 'beat', str(now))
 redis.call('ZADD', nodes, str(now + lease), node)
 
-local reaped, by_lease, by_linger, more = 0, 0, 0, 0
-for _, dead in ipairs(redis.call('ZRANGEBYSCORE', nodes, '-inf', str(now), 'LIMIT', 0, 16)) do
+local reaped, by_lease, by_linger, more, departed = 0, 0, 0, 0, {}
+local lapsed = redis.call('ZRANGEBYSCORE', nodes, '-inf', str(now), 'WITHSCORES', 'LIMIT', 0, 16)
+for i = 1, #lapsed, 2 do
+  local dead, unheard = lapsed[i], now - lapsed[i + 1] + lease
   -- so that a node that was only slow learns that it was reaped
   redis.call('HDEL', ops, dead)
   local set = base .. ':node:' .. dead
@@ -33,8 +36,9 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', nodes, '-inf', str(now), 'LIMI
       if removed then
         offline(svc, id, 0, 0, 'lease')
         by_lease = by_lease + 1
+        departed[#departed + 1] = 'node_lost ' .. str(unheard)
       else -- as in end.lua
-        redis.call('ZADD', lingers, str(now + lease), svc .. id)
+        lingering(svc, id, lease, 0, 'node_lost', unheard)
       end
     end
   end
@@ -48,13 +52,16 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', nodes, '-inf', str(now), 'LIMI
     more = 1
   end
 end
-local due = left > 0 and redis.call('ZRANGEBYSCORE', lingers, '-inf', str(now), 'LIMIT', 0, left) or {}
-for _, member in ipairs(due) do
+local due = left > 0 and redis.call('ZRANGEBYSCORE', lingers, '-inf', str(now), 'WITHSCORES', 'LIMIT', 0, left) or {}
+for i = 1, #due, 2 do
+  local member = due[i]
   redis.call('ZREM', lingers, member)
   local svc, id = string.sub(member, 1, SERVICE), string.sub(member, SERVICE + 1)
   if orphan(svc, id) then
+    local how, away = string.match(redis.call('HGET', ukey(svc, id), 'left') or '', '^(%S+) (%d+)$')
     offline(svc, id, 0, 0, 'linger')
     by_linger = by_linger + 1
+    if how then departed[#departed + 1] = how .. ' ' .. str(now - due[i + 1] + away) end
   end
 end
 if redis.call('ZCOUNT', lingers, '-inf', str(now)) > 0 then more = 1 end
@@ -67,6 +74,7 @@ end
 
 local at = redis.call('HMGET', seq, 'run', 'n')
 local reply = {at[1] or '', at[2] or '0', tonumber(redis.call('HGET', ops, node)) or 0, reaped, by_lease, by_linger, more, stalled,
-  redis.call('ZCOUNT', base .. ':bindexp', '-inf', str(now)) + redis.call('ZCOUNT', base .. ':unsettled', '-inf', str(now)), delivers, hooks}
+  redis.call('ZCOUNT', base .. ':bindexp', '-inf', str(now)) + redis.call('ZCOUNT', base .. ':unsettled', '-inf', str(now)), delivers, hooks,
+  departed}
 for _, session in ipairs(redis.call('SRANDMEMBER', base .. ':end:' .. node, 100)) do reply[#reply + 1] = session end
 return reply

@@ -1,11 +1,12 @@
 -- Removes ended sessions; a user whose last session is gone goes offline at once
 -- or after its linger.
 -- ARGV[2]  node   ARGV[3]  lease, ms   ARGV[4]  stall, ms
--- then 7 each: service, identity, session, linger in ms (0: at once), enabled (1 or 0), epoch, floor
+-- then 9 each: service, identity, session, linger in ms (0: at once), enabled (1 or 0), epoch, floor,
+--   how it ended, ms since then
 -- Reply: {operations of this node, outcome, ...}: 0 unchanged, 1 published, 2 lingering
 local node, lease, silent = ARGV[2], tonumber(ARGV[3]), silence(tonumber(ARGV[4]))
 local reply = {redis.call('HINCRBY', base .. ':ops', node, 1)}
-for i = 5, #ARGV, 7 do
+for i = 5, #ARGV, 9 do
   local svc, id, session, linger = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   redis.call('SREM', base .. ':node:' .. node, session .. svc .. id)
   redis.call('SREM', base .. ':end:' .. node, session)
@@ -18,7 +19,7 @@ for i = 5, #ARGV, 7 do
     if not removed then linger = math.max(linger, lease) end
     if linger > 0 then
       -- also while the user has other sessions: those may be a dead node's, which is yet to be reaped
-      cover(svc, id, now + linger - silent)
+      lingering(svc, id, linger, silent, ARGV[i + 7], tonumber(ARGV[i + 8]))
       if last then outcome = 2 end
     elseif last then
       redis.call('ZREM', base .. ':linger', svc .. id)

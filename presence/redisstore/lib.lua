@@ -13,6 +13,7 @@
 --   :deleted       zset  SID of a deleted user -> when, ms
 --   :linger        zset  service..identity -> due, ms
 --   :<IS>:u:<id>   hash  the user      :<IS>:on:<id>  hash  session -> node
+--                  of the user, left: how it last began to linger, and for how many ms it is away when that is over
 --   :<IS>:users    zset  creation order  :<IS>:sids   hash  user SID -> identity
 --   :<IS>:state    hash  identity -> sid, online, notifiable, epoch, nepoch, rev, last_online, joined by spaces: what
 --                        the user's hash says, once more, for readers of many users
@@ -338,10 +339,14 @@ local function silence(stall)
   return silent > stall and silent or 0
 end
 
--- The user is not shown offline before a time, whatever becomes of its sessions until then.
-local function cover(svc, id, due)
-  local have = tonumber(redis.call('ZSCORE', base .. ':linger', svc .. id) or nil)
-  if not have or have < due then redis.call('ZADD', base .. ':linger', str(due), svc .. id) end
+-- A session of the user ended some ms ago: the user is not shown offline before its linger is over, whatever becomes of
+-- its other sessions until then. For how long it will then have been away is noted as a duration, since what is due at
+-- its time moves with the times in which no node has beaten.
+local function lingering(svc, id, linger, silent, how, ago)
+  local due, have = now + linger - silent, tonumber(redis.call('ZSCORE', base .. ':linger', svc .. id) or nil)
+  if have and have >= due then return end
+  redis.call('ZADD', base .. ':linger', str(due), svc .. id)
+  redis.call('HSET', ukey(svc, id), 'left', how .. ' ' .. str(linger + ago))
 end
 
 -- True if the user is recorded online without any session to keep it so.

@@ -1,6 +1,6 @@
 -- Records sessions of a node as live; their users are online from here on.
 -- ARGV[2]  node                ARGV[3]  its lease, ms, if it has none here yet
--- ARGV[4]  TTL of the online state, ms
+-- ARGV[4]  TTL of the online state, ms     ARGV[5]  stall, ms
 -- then 8 each: service, identity, session, SID the user has or, if it is new, gets, role
 --   if new, enabled (1 or 0), epoch, floor (the service's revision)
 -- Reply: {operations of this node, outcome, ...}: 0 unchanged, 1 published, 3 refused: the
@@ -8,10 +8,10 @@
 local node, lease, ttl = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local reply = {redis.call('HINCRBY', base .. ':ops', node, 1)}
 if not redis.call('ZSCORE', base .. ':nodes', node) then
-  redis.call('ZADD', base .. ':nodes', str(now + lease), node)
+  redis.call('ZADD', base .. ':nodes', str(now + lease - silence(tonumber(ARGV[5]))), node)
 end
 local deleted = redis.call('EXISTS', base .. ':deleted') == 1
-for i = 5, #ARGV, 8 do
+for i = 6, #ARGV, 8 do
   local svc, id, session, enabled, epoch, floor = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 5] == '1', tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7])
   if redis.call('SISMEMBER', base .. ':end:' .. node, session) == 1 or deleted and redis.call('ZSCORE', base .. ':deleted', ARGV[i + 3]) then
     reply[#reply + 1] = 3

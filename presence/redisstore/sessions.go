@@ -48,8 +48,8 @@ func (s *Store) Open(ctx context.Context, p presence.Partition, n presence.NodeI
 }
 
 func (s *Store) registerArgs(p presence.Partition, n presence.NodeID, sessions []presence.Held) []any {
-	args := make([]any, 0, 3+8*len(sessions))
-	args = append(args, string(n), ms(s.opt.Lease), ms(s.opt.OnlineTTL))
+	args := make([]any, 0, 4+8*len(sessions))
+	args = append(args, string(n), ms(s.opt.Lease), ms(s.opt.OnlineTTL), ms(s.opt.Stall))
 	for _, h := range sessions {
 		sid := h.UserSID
 		if sid == "" {
@@ -63,10 +63,15 @@ func (s *Store) registerArgs(p presence.Partition, n presence.NodeID, sessions [
 
 // End implements presence.Store.
 func (s *Store) End(ctx context.Context, p presence.Partition, n presence.NodeID, sessions []presence.Ended) (presence.Registered, error) {
-	args := make([]any, 0, 3+7*len(sessions))
+	args := make([]any, 0, 3+9*len(sessions))
 	args = append(args, string(n), ms(s.opt.Lease), ms(s.opt.Stall))
 	for _, e := range sessions {
-		args = append(args, e.Key.Service, e.Identity, string(e.ID), ms(e.Linger), flag(e.Service.Enabled), e.Service.Epoch, e.Service.Rev)
+		ago := time.Duration(0)
+		if !e.Left.IsZero() {
+			ago = time.Since(e.Left)
+		}
+		args = append(args, e.Key.Service, e.Identity, string(e.ID), ms(e.Linger), flag(e.Service.Enabled), e.Service.Epoch, e.Service.Rev,
+			e.How.String(), ms(ago))
 	}
 	reply, err := s.run(ctx, "end", endScript, p, args...)
 	return registered("end", reply, err, len(sessions))
@@ -138,7 +143,7 @@ func (s *Store) pipelineEach(ctx context.Context, script *redis.Script, ps []pre
 
 func beat(reply any) (presence.Beat, bool) {
 	list, ok := reply.([]any)
-	if !ok || len(list) < 11 {
+	if !ok || len(list) < 12 {
 		return presence.Beat{}, false
 	}
 	var b presence.Beat
@@ -163,7 +168,21 @@ func beat(reply any) (presence.Beat, bool) {
 	b.Stalled = time.Duration(n[5]) * time.Millisecond
 	b.Bindings = int(n[6])
 	b.Delivers, b.Webhooks = n[7] == 1, time.Duration(n[8])*time.Millisecond
-	for _, v := range list[11:] {
+	departed, ok := list[11].([]any)
+	if !ok {
+		return b, false
+	}
+	for _, v := range departed {
+		text, _ := v.(string)
+		name, after, _ := strings.Cut(text, " ")
+		how, known := presence.EndOf(name)
+		ms, err := strconv.ParseInt(after, 10, 64)
+		if !known || err != nil {
+			return b, false
+		}
+		b.Departed = append(b.Departed, presence.Departure{How: how, After: time.Duration(ms) * time.Millisecond})
+	}
+	for _, v := range list[12:] {
 		id, ok := v.(string)
 		if !ok {
 			return b, false

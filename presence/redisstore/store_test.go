@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
@@ -57,6 +59,69 @@ func connect(t testing.TB, u string) redis.UniversalClient {
 	c := redisstore.Connect(opt)
 	t.Cleanup(func() { _ = c.Close() })
 	return c
+}
+
+// Whole nodes on the scripts, in virtual time.
+func TestFaults(t *testing.T) { presencetest.Faults(t, presencetest.Histories{}, openInBubble) }
+
+// Histories that once failed, as they were shrunk.
+func TestFaultsFound(t *testing.T) {
+	type history = []presencetest.Fault
+	ada, bob := presencetest.Who{}, presencetest.Who{Service: 1, User: 1}
+	for name, steps := range map[string]history{
+		// The epoch is the same before and after, yet the node registered under a switch that was off.
+		"failover loses that the switch was turned off": {{Op: "flip"}, {Op: "open", Node: 2, Who: bob}, {Op: "fail over"}},
+		// The linger is not put off by the time for which Redis was away before.
+		"session ends between an outage and the first heartbeat": {
+			{Op: "open", Who: ada}, {Op: "snapshot"}, {Op: "wait", Seconds: 29}, {Op: "fail over"}, {Op: "drain"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := presencetest.PlayFaults(t, openInBubble, steps); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// openInBubble is a store on a miniredis that talks over pipes.
+func openInBubble(t *testing.T, hear func(presence.Event)) *presencetest.Harness {
+	ctx := t.Context()
+	m := miniredis.NewMiniRedis()
+	m.ClockTTL(true)
+	m.Seed(1)
+	c := redis.NewClient(&redis.Options{
+		Addr: "127.0.0.1:6379", Protocol: 2, DisableIdentity: true, MaxRetries: -1,
+		Dialer: func(context.Context, string, string) (net.Conn, error) { return m.Dial() },
+	})
+	s := redisstore.New(c, redisstore.Options{
+		Partitions: 2, Lease: presencetest.FaultLease, Stall: presencetest.FaultStall, Rand: rand.NewChaCha8([32]byte{}),
+	})
+	if err := s.Init(ctx, account); err != nil {
+		t.Fatal(err)
+	}
+	sub := m.NewSubscriber()
+	for p := range presence.Partition(s.Partitions()) {
+		sub.Subscribe(s.Keys().Channel(p))
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for msg := range sub.Messages() {
+			hear(decode(t, msg.Message))
+		}
+	}()
+	t.Cleanup(func() {
+		_ = c.Close()
+		sub.Close()
+		<-done
+		m.Close()
+	})
+	return &presencetest.Harness{
+		Store:    s,
+		Wipe:     func() { c.FlushAll(ctx) },
+		Snapshot: func() func() { return snapshot(t, c) },
+	}
 }
 
 const account = "AC0123456789abcdef0123456789abcdef"
@@ -191,14 +256,10 @@ func snapshot(t *testing.T, c redis.UniversalClient) (restore func()) {
 	}
 	return func() {
 		flush(t, c)
-		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for _, f := range back {
-				f(p)
+		for _, f := range back { // one by one: the pipes of a bubble have no room
+			if _, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { f(p); return nil }); err != nil {
+				t.Fatal(err)
 			}
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
 		}
 	}
 }

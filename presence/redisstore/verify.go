@@ -305,7 +305,7 @@ func (v *verification) run(ctx context.Context, p presence.Partition, mend bool,
 		}
 	}
 	reply, err := v.Store.run(ctx, "verify", verifyScript, p, append([]any{
-		flag(mend), ms(v.opt.Grace), ms(v.Store.opt.Lease), ms(v.opt.Linger), ms(v.Store.opt.OnlineTTL), what, cursor, verifyChunk,
+		flag(mend), ms(v.opt.Grace), ms(v.Store.opt.Lease), ms(v.opt.Linger), ms(v.Store.opt.OnlineTTL), ms(v.Store.opt.Stall), what, cursor, verifyChunk,
 	}, args...)...)
 	if err != nil {
 		return "", nil, nil, err

@@ -1,6 +1,6 @@
 -- Compares what the partition's records say of each other, a chunk at a time. ARGV[2] to
--- ARGV[6]: see verify_check.lua. Nothing is mended but by 'check'.
--- ARGV[7]  what to do     ARGV[8]  cursor, empty to begin     ARGV[9]  about so many subjects
+-- ARGV[7]: see verify_check.lua. Nothing is mended but by 'check'.
+-- ARGV[8]  what to do     ARGV[9]  cursor, empty to begin     ARGV[10]  about so many subjects
 -- then, by what there is to do:
 --   check    7 each: type, service, identity, rest, enabled (1 or 0), epoch, rev
 --   top      the node that asks, or empty
@@ -16,7 +16,7 @@
 --               service, empty, and of its collections s, b and a: those that are to be gone through
 --   of addr     3 each: service, what address.lua keeps, type:address
 -- The cursor of users is the number of services that are done, a space, and a member.
-local what, cursor, budget, more = ARGV[7], ARGV[8], tonumber(ARGV[9]), {}
+local what, cursor, budget, more = ARGV[8], ARGV[9], tonumber(ARGV[10]), {}
 local checks = {u = check_user, n = check_session, N = check_node, i = check_listed, k = check_sid,
   b = check_binding, c = check_binding, x = check_binding, d = check_deleted}
 
@@ -38,7 +38,7 @@ local function users()
   local done, last = string.match(cursor, '^(%d+) (.*)$')
   done, last = tonumber(done or 0), last or ''
   local left = budget
-  for at = 10, #ARGV, 4 do
+  for at = 11, #ARGV, 4 do
     local svc = ARGV[at]
     local p = base .. ':' .. svc
     if left <= 0 then break end
@@ -71,20 +71,20 @@ local function users()
     end
     done, last = done + 1, ''
   end
-  cursor = done * 4 < #ARGV - 9 and done .. ' ' or ''
+  cursor = done * 4 < #ARGV - 10 and done .. ' ' or ''
 end
 
-local svc = ARGV[10]
+local svc = ARGV[11]
 if what == 'check' then
-  for at = 10, #ARGV, 7 do check(subject(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], at + 4)) end
+  for at = 11, #ARGV, 7 do check(subject(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], at + 4)) end
 elseif what == 'top' then
-  more[1] = fittest() == ARGV[10] and '1' or '0'
+  more[1] = fittest() == ARGV[11] and '1' or '0'
   for _, node in ipairs(redis.call('ZRANGE', nodes, 0, -1)) do more[#more + 1] = node end
   for _, node in ipairs(redis.call('HKEYS', ops)) do more[#more + 1] = node end
 elseif what == 'session' then
-  scan('SSCAN', base .. ':node:' .. ARGV[10], 1, function(member)
+  scan('SSCAN', base .. ':node:' .. ARGV[11], 1, function(member)
     local session, service, id = split(member)
-    check(subject('n', service, id, session .. ARGV[10]))
+    check(subject('n', service, id, session .. ARGV[11]))
   end)
 elseif what == 'linger' then
   scan('ZSCAN', lingers, 2, function(member) check(subject('u', string.sub(member, 1, SERVICE), string.sub(member, SERVICE + 1), '')) end)
@@ -94,17 +94,17 @@ elseif what == 'users' then
   users()
 elseif what == 'sids' then
   scan('HSCAN', base .. ':' .. svc .. ':sids', 2, function(sid, id)
-    check(subject('k', svc, id, sid, 11))
-    check(subject('u', svc, id, '', 11))
+    check(subject('k', svc, id, sid, 12))
+    check(subject('u', svc, id, '', 12))
   end)
 elseif what == 'state' then
-  scan('HSCAN', base .. ':' .. svc .. ':state', 2, function(id) check(subject('u', svc, id, '', 11)) end)
+  scan('HSCAN', base .. ':' .. svc .. ':state', 2, function(id) check(subject('u', svc, id, '', 12)) end)
 elseif what == 'online' or what == 'offline' then
-  scan('ZSCAN', base .. ':' .. svc .. ':' .. what, 2, function(id) check(subject('u', svc, id, '', 11)) end)
+  scan('ZSCAN', base .. ':' .. svc .. ':' .. what, 2, function(id) check(subject('u', svc, id, '', 12)) end)
 elseif what == 'bsids' then
-  scan('HSCAN', base .. ':' .. svc .. ':bsids', 2, function(sid, id) check(subject('b', svc, id, sid, 11)) end)
+  scan('HSCAN', base .. ':' .. svc .. ':bsids', 2, function(sid, id) check(subject('b', svc, id, sid, 12)) end)
 elseif what == 'bindings' then
-  scan('ZSCAN', base .. ':' .. svc .. ':bindings', 2, function(member) check(subject('c', svc, '', member, 11)) end)
+  scan('ZSCAN', base .. ':' .. svc .. ':bindings', 2, function(member) check(subject('c', svc, '', member, 12)) end)
 elseif what == 'addr' then
   scan('HSCAN', base .. ':' .. svc .. ':addr', 2, function(address, holders)
     more[#more + 1], more[#more + 2], more[#more + 3] = svc, holders, address

@@ -3,8 +3,9 @@
 -- is known) and rev. What is found is mended in the same step if that is asked for.
 -- ARGV[2]  1 to mend            ARGV[3]  grace, ms: so late may be what is due
 -- ARGV[4]  lease, ms            ARGV[5]  the longest linger, ms
--- ARGV[6]  TTL of the online state, ms
-local mend, grace, lease, longest, ttl = ARGV[2] == '1', tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+-- ARGV[6]  TTL of the online state, ms   ARGV[7]  stall, ms
+local mend, grace, longest, ttl = ARGV[2] == '1', tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6]
+local in_a_lease = str(now + ARGV[4] - silence(tonumber(ARGV[7])))
 local nodes, lingers, ops = base .. ':nodes', base .. ':linger', base .. ':ops'
 
 local found = {}
@@ -161,13 +162,13 @@ local function check_user(s)
       if live then redis.call('ZREM', lingers, member) else leave('linger') end
     end)
   elseif linger and linger > now + longest then
-    report(s, 'linger_overdue', 'linger: due only in ' .. str(linger - now) .. ' ms', function() redis.call('ZADD', lingers, str(now + lease), member) end)
+    report(s, 'linger_overdue', 'linger: due only in ' .. str(linger - now) .. ' ms', function() redis.call('ZADD', lingers, in_a_lease, member) end)
   elseif not linger and not live and online then
     if ghosts then
       leave('repair')
     else
       report(s, 'stuck_online', 'user: online; online state: no session; linger: none', function()
-        redis.call('ZADD', lingers, str(now + lease), member)
+        redis.call('ZADD', lingers, in_a_lease, member)
         for _, node in ipairs(redis.call('ZRANGE', nodes, 0, -1)) do ask(node) end
       end)
     end
@@ -240,7 +241,9 @@ end
 local function check_node(s)
   local node = s.rest
   local set, ended = base .. ':node:' .. node, base .. ':end:' .. node
-  local has, counted, told = redis.call('SCARD', set), redis.call('HGET', ops, node), redis.call('SCARD', ended)
+  local has, counted = redis.call('SCARD', set), redis.call('HGET', ops, node)
+  -- that a node which is gone was to end sessions is to be forgotten, but not at once
+  local kept = not leased(node) and redis.call('TTL', ended) == -1
   -- in chunks, as in beat.lua
   local function bury()
     for _, member in ipairs(redis.call('SPOP', set, 100)) do
@@ -251,11 +254,11 @@ local function check_node(s)
     if redis.call('EXISTS', set) == 1 then return end
     redis.call('ZREM', nodes, node)
     redis.call('HDEL', ops, node)
-    redis.call('DEL', ended)
+    redis.call('EXPIRE', ended, KEEP)
   end
-  local left = has .. ' sessions, ' .. (counted or 'no') .. ' operations, ' .. told .. ' sessions to end'
+  local left = has .. ' sessions, ' .. (counted or 'no') .. ' operations' .. (kept and ', sessions to end, for ever' or '')
   if not leased(node) then
-    if has > 0 or counted or told > 0 then report(s, 'node_without_lease', 'leases: none of ' .. node .. '; its records: ' .. left, bury) end
+    if has > 0 or counted or kept then report(s, 'node_without_lease', 'leases: none of ' .. node .. '; its records: ' .. left, bury) end
   elseif leased(node) < now - grace then
     local beat = tonumber(redis.call('HGET', base .. ':seq', 'beat') or nil) or 0
     report(s, 'lease_overdue', 'lease of ' .. node .. ': lapsed ' .. str(now - leased(node)) .. ' ms ago; its records: ' .. left ..

@@ -22,14 +22,14 @@ import (
 type records struct {
 	*presencetest.Harness
 	t       *testing.T
-	c       *redis.Client
+	c       redis.UniversalClient
 	s       *redisstore.Store
 	ctx     context.Context //nolint:containedctx // of the test
 	service presence.Service
 	seen    map[string]presence.User // as a subscriber has it
 }
 
-func newRecords(t *testing.T, c *redis.Client) *records {
+func newRecords(t *testing.T, c redis.UniversalClient) *records {
 	t.Helper()
 	h := harness(t, c)
 	w := &records{Harness: h, t: t, c: c, s: h.Store.(*redisstore.Store), ctx: t.Context(), seen: map[string]presence.User{}}
@@ -194,6 +194,12 @@ var damages = []damage{
 	{"a node without lease left operations", "node_without_lease", "", func(w *records) error {
 		return w.c.HSet(w.ctx, w.s.Keys().Base(0)+":ops", "n9", 3).Err()
 	}, nil},
+	{"what a node was to end is kept for ever", "node_without_lease", "", func(w *records) error {
+		w.must(w.s.Leave(w.ctx, []presence.Partition{0, 1}, "n3", 0))
+		_, errs := w.s.Beat(w.ctx, []presence.Partition{1}, "n3") // which is known to another partition
+		w.must(errs...)
+		return w.c.SAdd(w.ctx, w.s.Keys().Base(0)+":end:n3", string(session(9))).Err()
+	}, nil},
 	{"a node lost its lease", "node_without_lease session_without_lease", "dee", func(w *records) error {
 		return w.c.ZRem(w.ctx, w.at("dee", ":nodes"), "n2").Err()
 	}, map[string]presence.Tri{"dee": presence.False}},
@@ -320,24 +326,28 @@ func kindsOf(list []redisstore.Disagreement) string {
 	return strings.Join(slices.Compact(kinds), " ")
 }
 
-func eachServer(t *testing.T, test func(*testing.T, func(*testing.T) *redis.Client)) {
+func eachServer(t *testing.T, test func(*testing.T, func(*testing.T) redis.UniversalClient)) {
 	t.Run("miniredis", func(t *testing.T) {
-		test(t, func(t *testing.T) *redis.Client { _, c := testkit.Mini(t); return c })
+		test(t, func(t *testing.T) redis.UniversalClient { _, c := testkit.Mini(t); return c })
 	})
 	t.Run("redis", func(t *testing.T) {
 		server := testkit.Redis(t)
-		test(t, func(t *testing.T) *redis.Client {
+		test(t, func(t *testing.T) redis.UniversalClient {
 			c := server.Client()
 			t.Cleanup(func() { _ = c.Close() })
 			return c
 		})
+	})
+	t.Run("cluster", func(t *testing.T) {
+		cluster := testkit.StartCluster(t, 3, 0)
+		test(t, func(t *testing.T) redis.UniversalClient { return connect(t, cluster.URL()) })
 	})
 }
 
 // Each kind of damage is found, named and mended, what subscribers see follows, and
 // nothing is found then.
 func TestVerify(t *testing.T) {
-	eachServer(t, func(t *testing.T, open func(*testing.T) *redis.Client) {
+	eachServer(t, func(t *testing.T, open func(*testing.T) redis.UniversalClient) {
 		planted := map[string]bool{}
 		for _, d := range damages {
 			for kind := range strings.SplitSeq(d.kinds, " ") {
@@ -442,7 +452,7 @@ func TestVerifyShares(t *testing.T) {
 
 // Users beyond one chunk are looked at too, and so is the last of them.
 func TestVerifyInChunks(t *testing.T) {
-	eachServer(t, func(t *testing.T, open func(*testing.T) *redis.Client) {
+	eachServer(t, func(t *testing.T, open func(*testing.T) redis.UniversalClient) {
 		w := newRecords(t, open(t))
 		for range 450 { // services between, of which most have nobody
 			_, err := w.s.CreateService(w.ctx, presence.Service{})
