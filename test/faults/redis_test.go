@@ -1,7 +1,6 @@
 package faults
 
 import (
-	"context"
 	"strings"
 	"testing"
 	"time"
@@ -223,5 +222,3 @@ func TestClocks(t *testing.T) {
 		},
 	}.run(t)
 }
-
-var _ = context.Canceled
