@@ -32,8 +32,8 @@ func TestBadLines(t *testing.T) {
 				for _, p := range lines {
 					before := p.Conns(proxy.Other)
 					p.Set(proxy.Other, proxy.Rule{
-						Up:   proxy.Flow{Rate: 4000, Cut: 1 + w.Rand.IntN(1500)},
-						Down: proxy.Flow{Rate: 60_000, Cut: 1 + w.Rand.IntN(20_000)},
+						Up:   proxy.Flow{Rate: 10_000, Cut: 1 + w.Rand.IntN(1200)},
+						Down: proxy.Flow{Rate: 60_000, Cut: 1 + w.Rand.IntN(5000)},
 					})
 					w.Elapse(50 * time.Millisecond)
 					cuts += max(0, before-p.Conns(proxy.Other))
@@ -44,8 +44,8 @@ func TestBadLines(t *testing.T) {
 			}
 			w.Note("the lines are good again; %d connections or more were cut", cuts)
 			w.Saw("%d connections or more were cut", cuts)
-			if cuts == 0 {
-				w.Error("no connection was cut")
+			if cuts < 10 {
+				w.Errorf("%d connections were cut; want 10 at least", cuts)
 			}
 		},
 	}.run(t)
