@@ -26,14 +26,20 @@ import (
 func cluster(t *testing.T, replicas int) (*testkit.Cluster, redis.UniversalClient) {
 	t.Helper()
 	s := testkit.StartCluster(t, 3, replicas)
-	opt, err := configs.RedisURL(s.URL()).Options()
+	return s, product(t, s.URL())
+}
+
+// product is a client as the product makes it.
+func product(t *testing.T, u string) redis.UniversalClient {
+	t.Helper()
+	opt, err := configs.RedisURL(u).Options()
 	if err != nil {
 		t.Fatal(err)
 	}
 	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = time.Second, time.Second, time.Second
 	c := redisstore.Connect(opt)
 	t.Cleanup(func() { _ = c.Close() })
-	return s, c
+	return c
 }
 
 // spublish publishes as the store's scripts do on a Cluster.
@@ -243,5 +249,31 @@ func (h *hole) Read(b []byte) (int, error) {
 		if err != nil || !h.swallow.Load() {
 			return n, err
 		}
+	}
+}
+
+// A primary that stands still, with its connections open, is replaced by the sentinels: the bus finds that what it
+// publishes now does not come by the old connection, and the new primary's events arrive.
+func TestSentinelReplacesSilentPrimary(t *testing.T) {
+	s := testkit.StartSentinels(t)
+	c := product(t, s.URL())
+	r, reg := fanouttest.NewRecorder(), prometheus.NewRegistry()
+	b := serve(t, c, r, redisbus.Options{Probe: 300 * time.Millisecond, Metrics: reg})
+	if err := b.Watch(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "healthy", b.Healthy)
+	old := s.Primary(t)
+	old.Stop(t)
+	defer old.Cont(t)
+	primary := s.AwaitFailover(t, old)
+	r.AwaitResync(t, 1)
+	until(t, "healthy again", b.Healthy)
+	direct := primary.Client()
+	defer func() { _ = direct.Close() }()
+	publish(direct)(t, 1, "run", 2, event("ann", 1))
+	r.Events(t, 1)
+	if got := gather(t, reg)["rollcall_bus_reconnects_total silent"]; got < 1 {
+		t.Errorf("rollcall_bus_reconnects_total silent = %v; want at least 1", got)
 	}
 }

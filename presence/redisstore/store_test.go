@@ -59,7 +59,7 @@ func connect(t testing.TB, u string) redis.UniversalClient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = time.Second, time.Second, time.Second
+	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = patience, patience, patience
 	c := redisstore.Connect(opt)
 	t.Cleanup(func() { _ = c.Close() })
 	return c
