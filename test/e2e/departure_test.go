@@ -40,7 +40,7 @@ func once(t *testing.T, n *rig.Node, sid, identity string, life time.Duration) *
 // Each way to leave is measured once, on whatever node published it, and is within its
 // bound; subscribers see each user leave once.
 func TestDepartures(t *testing.T) {
-	redis := testkit.Redis(t)
+	redis := testkit.Redis(t, "--appendonly", "yes", "--appendfsync", "always")
 	env := []string{
 		"ROLLCALL_HEARTBEAT=1s", "ROLLCALL_LEASE_TTL=3s", "ROLLCALL_LINGER=1s", "ROLLCALL_PING_INTERVAL=2s", "ROLLCALL_PONG_TIMEOUT=1500ms",
 		"ROLLCALL_DRAIN_TIMEOUT=1s", "ROLLCALL_HANDOVER=6s",
@@ -110,10 +110,10 @@ func TestDepartures(t *testing.T) {
 		}
 		return nil
 	})
-	redis.Stop(t)
+	redis.Kill()
 	away.Drop()
 	rig.Elapse(t, 3*time.Second)
-	redis.Cont(t)
+	redis.Start(t)
 	begin := time.Now()
 	left([]*rig.Node{a}, "redis_away")
 	if took := time.Since(begin); took > 5*time.Second {
