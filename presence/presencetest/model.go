@@ -90,6 +90,9 @@ func (m *Model) Register(now time.Time, n presence.NodeID, q presence.Partition,
 	r.Ops = p.ops[n]
 	if _, ok := p.leases[n]; !ok {
 		p.leases[n] = now.Add(m.Lease - m.silence(p, now))
+		if p.beat.IsZero() {
+			p.beat = now
+		}
 	}
 	for _, h := range list {
 		o, ts := m.register(p, n, h)

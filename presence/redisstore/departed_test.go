@@ -75,3 +75,25 @@ func TestDeparted(t *testing.T) {
 	}
 	t.Error("the node's user never left")
 }
+
+// Redis may go away before a partition had its first heartbeat; that time, too, is not
+// counted against the leases in it.
+func TestSilenceBeforeTheFirstHeartbeat(t *testing.T) {
+	_, c := testkit.Mini(t)
+	h := harness(t, c)
+	ctx := t.Context()
+	service, err := h.Store.CreateService(ctx, presence.Service{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := presence.Key{Service: service.SID, Identity: "ada"}
+	q := h.Store.Partition(k)
+	if _, err := h.Store.Register(ctx, q, "n1", []presence.Held{{Key: k, ID: "000000000000000000000001", Service: service}}); err != nil {
+		t.Fatal(err)
+	}
+	h.Advance(2 * presencetest.Lease)
+	beats, errs := h.Store.Beat(ctx, []presence.Partition{q}, "n2")
+	if errs[0] != nil || beats[0].Reaped != 0 || beats[0].Stalled < presencetest.Lease {
+		t.Errorf("the first heartbeat = %+v, %v; want none reaped, and a stall", beats[0], errs[0])
+	}
+}

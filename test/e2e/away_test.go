@@ -20,7 +20,9 @@ import (
 // declared offline, and who comes meanwhile waits and is let in when Redis is back. Who
 // came and left meanwhile was never there.
 func TestRedisAway(t *testing.T) {
-	for name, fault := range map[string]struct{ away, back func(*testing.T, *testkit.Server) }{
+	for name, fault := range map[string]struct {
+		away, back func(*testing.T, *testkit.Server)
+	}{
 		"stopped": {func(t *testing.T, s *testkit.Server) { s.Stop(t) }, func(t *testing.T, s *testkit.Server) { s.Cont(t) }},
 		"killed":  {func(_ *testing.T, s *testkit.Server) { s.Kill() }, func(t *testing.T, s *testkit.Server) { s.Start(t) }},
 	} {
