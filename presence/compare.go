@@ -60,7 +60,7 @@ func (t *Tracker) Compare(ctx context.Context, q Partition, while time.Duration,
 			p.mu.Lock()
 			k := p.held[s].key
 			p.mu.Unlock()
-			_ = t.Close(ctx, k, s, EndLost) // what fails is owed
+			_ = t.Close(ctx, k, s, EndLost, time.Now()) // what fails is owed
 		}
 	}
 	if c.Missing+c.Surplus > 0 {
