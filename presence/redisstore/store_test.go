@@ -6,7 +6,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -582,5 +586,42 @@ func TestDeletionWakes(t *testing.T) {
 			}
 			want("the service deleted", p)
 		})
+	}
+}
+
+// docs/redis.md grants each command that a script names. (That nothing else is missing is shown end to end.)
+func TestRightsOfScripts(t *testing.T) {
+	page, err := os.ReadFile("../../docs/redis.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	granted := map[string]bool{}
+	for _, right := range regexp.MustCompile(`\+[a-z]+`).FindAllString(string(page), -1) {
+		granted[strings.ToUpper(right[1:])] = true
+	}
+	files, err := filepath.Glob("*.lua")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, word := range regexp.MustCompile(`[({ ]'([A-Z]{3,})'`).FindAllStringSubmatch(string(text), -1) {
+			found[word[1]] = true
+		}
+	}
+	for _, no := range []string{"LIMIT", "WITHSCORES", "COUNT", "SDK", "API", "STATE"} { // words, not commands
+		delete(found, no)
+	}
+	if len(found) < 40 || !found["SPUBLISH"] {
+		t.Fatalf("found %v; the test looks at nothing", found)
+	}
+	for command := range found {
+		if !granted[command] {
+			t.Errorf("a script uses %s, which docs/redis.md does not grant", command)
+		}
 	}
 }

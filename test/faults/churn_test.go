@@ -33,17 +33,17 @@ func newChurn(w *World, faithful bool) *churn {
 	w.Cleanup(func() { cancel(); c.acting.Wait(); c.devices.Wait() })
 	random := rand.New(rand.NewPCG(w.Rand.Uint64(), w.Rand.Uint64()))
 	// Two thirds of the others are there from the start.
-	others := w.Identities[len(w.steady):]
-	for _, user := range others {
-		c.fickle[user] = !faithful
+	for _, user := range w.steady {
+		c.connect(user, random)
 	}
-	for i, user := range w.Identities {
-		if i < len(w.steady) || random.IntN(3) > 0 {
+	for _, user := range w.coming {
+		c.fickle[user] = !faithful
+		if random.IntN(3) > 0 {
 			c.connect(user, random)
 		}
 	}
 	rig.Eventually(w, "the first users are connected", c.connected)
-	c.acting.Go(func() { c.drive(others, random) })
+	c.acting.Go(func() { c.drive(w.coming, random) })
 	return c
 }
 

@@ -92,6 +92,14 @@ func (r *Recorder) History() History {
 	return History{r.start, time.Since(r.start), slices.Clone(r.entry)}
 }
 
+// of is what has to do with a violation: its user, as its watcher saw it, and the faults.
+func (h History) of(v Violation) History {
+	h.Entries = slices.DeleteFunc(slices.Clone(h.Entries), func(e Entry) bool {
+		return e.User != "" && e.User != v.User || e.Watcher != "" && e.Watcher != v.Watcher
+	})
+	return h
+}
+
 // rev is when a revision was given, since the start: revisions are the time of Redis.
 func (h History) rev(rev int64) time.Duration {
 	return time.Duration(rev)*time.Millisecond - time.Duration(h.Start.UnixNano())

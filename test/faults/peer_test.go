@@ -37,7 +37,9 @@ type state struct {
 	Identity string  `json:"identity"`
 	SID      *string `json:"sid"`
 	IsOnline *bool   `json:"is_online"`
-	Rev      int64   `json:"rev"`
+	// Attributes are there only where they changed.
+	Attributes string `json:"attributes"`
+	Rev        int64  `json:"rev"`
 }
 
 func (s state) online() string {
@@ -64,7 +66,11 @@ func (r refusal) Error() string {
 
 // dial connects and says hello; it returns with the welcome.
 func dial(ctx context.Context, url, service, identity string, hello map[string]any) (*peer, message, error) {
-	conn, res, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPClient: shared(), Subprotocols: []string{"rollcall.v1.json"}})
+	return dialBy(ctx, shared(), url, service, identity, hello)
+}
+
+func dialBy(ctx context.Context, by *http.Client, url, service, identity string, hello map[string]any) (*peer, message, error) {
+	conn, res, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPClient: by, Subprotocols: []string{"rollcall.v1.json"}})
 	if err != nil {
 		if res != nil {
 			seconds, _ := strconv.Atoi(res.Header.Get("Retry-After"))

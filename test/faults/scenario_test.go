@@ -55,6 +55,8 @@ type Scenario struct {
 	Users int
 	// Steady are users of them that stay connected unless the fault cuts them off. Default a fifth.
 	Steady int
+	// Spare are users beside those, whom nobody connects but the fault.
+	Spare int
 	// Faithful users always come back when they are cut off. By default a third does not, but for the steady ones.
 	Faithful bool
 	// Balanced clients all connect through the balancer. By default half of them do.
@@ -112,6 +114,8 @@ func (s Scenario) run(t *testing.T) {
 	for _, v := range verdict.Violations[:min(len(verdict.Violations), 5)] {
 		var b strings.Builder
 		Shrink(h, w.rules, v).Print(&b)
+		b.WriteString("all of that user:\n")
+		h.of(v).Print(&b)
 		t.Errorf("seed %d, %s: %s\nthe shortest history that shows it:\n%s", began, s.Name, v, b.String())
 	}
 	if n := len(verdict.Violations); n > 5 {
@@ -178,7 +182,11 @@ func (s Scenario) world(t *testing.T, random *rand.Rand) *World {
 	for i := range w.users {
 		w.Identities = append(w.Identities, fmt.Sprintf("u%03d", i))
 	}
-	w.steady = w.Identities[:steady]
+	w.steady, w.coming = w.Identities[:steady], w.Identities[steady:]
+	for i := range s.Spare {
+		w.Spare = append(w.Spare, fmt.Sprintf("s%03d", i))
+	}
+	w.Identities = append(w.Identities, w.Spare...)
 	w.watchers = startWatchers(w)
 	w.churn = newChurn(w, s.Faithful)
 	return w
@@ -193,7 +201,8 @@ type World struct {
 	Store      Store
 	Rand       *rand.Rand // the fault's own; not for use by several goroutines
 	Service    string
-	Identities []string // of the users that come and go
+	Identities []string // of all users
+	Spare      []string // of them, those that are the fault's own
 	Timers     Timers
 	Rec        *Recorder
 
@@ -201,6 +210,7 @@ type World struct {
 	start    func(w *World, i int, env []string) *rig.Node
 	users    int
 	steady   []string // users that only the fault cuts off
+	coming   []string // users that come and go
 	balanced bool
 	churn    *churn
 	watchers *watchers
