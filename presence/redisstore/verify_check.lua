@@ -243,7 +243,7 @@ local function check_node(s)
   local set, ended = base .. ':node:' .. node, base .. ':end:' .. node
   local has, counted = redis.call('SCARD', set), redis.call('HGET', ops, node)
   -- that a node which is gone was to end sessions is to be forgotten, but not at once
-  local kept = not leased(node) and redis.call('TTL', ended) == -1
+  local kept = not leased(node) and redis.call('PTTL', ended) == -1
   -- in chunks, as in beat.lua
   local function bury()
     for _, member in ipairs(redis.call('SPOP', set, 100)) do
