@@ -52,6 +52,10 @@ func TestFaultsFound(t *testing.T) {
 		"session ends between an outage and the first heartbeat": {
 			{Op: "open", Who: ada}, {Op: "snapshot"}, {Op: "wait", Seconds: 29}, {Op: "fail over"}, {Op: "drain"},
 		},
+		// The node knows the service still when it registers its sessions anew, after the last purge.
+		"service deleted while a node is cut off": {
+			{Op: "open", Who: bob}, {Op: "link", Link: presencetest.LinkCut}, {Op: "wait", Seconds: 20}, {Op: "delete service"}, {Op: "wait", Seconds: 44},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := presencetest.PlayFaults(t, openInBubble, steps); err != nil {
