@@ -143,8 +143,8 @@ func genStep(r *rand.Rand, op string) Step {
 	return s
 }
 
-// model plays random histories of several nodes, each with its own possibly stale
+// Operations plays random histories of several nodes, each with its own possibly stale
 // idea of the services, in several partitions.
-func model(t *testing.T, h *Harness) {
-	randomly(t, Histories{N: 200}, stepOps, genStep, func(steps []Step) error { return Play(t.Context(), h, steps) })
+func Operations(t *testing.T, o Histories, h *Harness) {
+	randomly(t, o, stepOps, genStep, func(steps []Step) error { return Play(t.Context(), h, steps) })
 }
