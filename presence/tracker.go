@@ -84,6 +84,7 @@ type part struct {
 	held   map[SessionID]held
 	owed   map[SessionID]Ended // ends that the store has not confirmed yet
 	dirty  bool                // held is to be registered anew
+	lost   bool                // and nobody knows for how long: services may have been deleted since
 	unsure bool                // what the store has is to be compared with held
 	renew  time.Time           // when held is to be registered anew anyway
 	queued bool                // is in urgent
@@ -361,7 +362,7 @@ func (t *Tracker) operate(p *part, op func() (Registered, error)) (Registered, e
 func (t *Tracker) lostLocked(p *part, ops int64) {
 	t.stats.lost.Add(1)
 	p.ops, p.answered = ops, ops
-	p.dirty = true
+	p.dirty, p.lost = true, true
 }
 
 // nextRenew spreads renewals, so that partitions which were registered together are
@@ -572,7 +573,8 @@ func (t *Tracker) reconcile(ctx context.Context, q Partition) {
 	p := &t.parts[q]
 	done := make(chan struct{})
 	p.mu.Lock()
-	p.dirty = false
+	lost := p.lost
+	p.dirty, p.lost = false, false
 	p.registering = done
 	list := make([]Held, 0, len(p.held))
 	for s, h := range p.held {
@@ -580,7 +582,7 @@ func (t *Tracker) reconcile(ctx context.Context, q Partition) {
 	}
 	p.mu.Unlock()
 
-	err := t.register(ctx, q, list)
+	err := t.register(ctx, q, list, lost)
 	p.mu.Lock()
 	p.registering = nil
 	close(done)
@@ -591,7 +593,7 @@ func (t *Tracker) reconcile(ctx context.Context, q Partition) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
-		p.dirty = true
+		p.dirty, p.lost = true, p.lost || lost
 		return
 	}
 	p.renew = t.nextRenew()
@@ -608,15 +610,32 @@ func (t *Tracker) compare(ctx context.Context, q Partition) {
 	p.dirty = p.dirty || missing
 }
 
-func (t *Tracker) register(ctx context.Context, q Partition, list []Held) error {
+// register registers sessions anew. After a loss their services are read first: one
+// that was deleted is not to have users again, and one that was lost comes before its
+// users.
+func (t *Tracker) register(ctx context.Context, q Partition, list []Held, lost bool) error {
 	p := &t.parts[q]
+	find := t.dir.Service
+	if lost {
+		find = t.dir.Fresh
+	}
+	services, gone := map[string]Service{}, map[string]bool{}
 	known := list[:0]
 	for _, h := range list {
-		var err error
-		if h.Service, err = t.dir.Service(ctx, h.Key.Service); err == nil {
+		service, ok := services[h.Key.Service]
+		if !ok && !gone[h.Key.Service] {
+			var err error
+			if service, err = find(ctx, h.Key.Service); err == nil {
+				services[h.Key.Service], ok = service, true
+			} else if KindOf(err) == KindNotFound {
+				gone[h.Key.Service] = true // its sessions are ending
+			} else {
+				return err
+			}
+		}
+		if ok {
+			h.Service = service
 			known = append(known, h)
-		} else if KindOf(err) != KindNotFound { // else it is ending
-			return err
 		}
 	}
 	for chunk := range slices.Chunk(known, registerChunk) {

@@ -339,6 +339,40 @@ func TestLossHiddenByLostAnswer(t *testing.T) {
 	})
 }
 
+// A loss that two operations hide, one of them unanswered, is found although another is
+// under way whenever the node compares.
+func TestLossHiddenWhileOthersOpen(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		n, _ := c.node("n1")
+		c.open(n, ada, 1)
+		c.store.Lose()
+		c.store.SetService(presence.Service{SID: service, Enabled: true, Linger: -1})
+		c.store.SetMute(true)
+		_, _ = n.Open(t.Context(), bob, sid(2))
+		c.store.SetMute(false)
+		c.open(n, bob, 3)
+		hold, first := make(chan struct{}), true
+		c.store.Before = func(method string) {
+			c.mu.Lock()
+			mine := first && method == "Register"
+			first = first && !mine
+			c.mu.Unlock()
+			if mine {
+				<-hold
+			}
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { c.open(n, presence.Key{Service: service, Identity: "cy"}, 4) })
+		c.wait(7 * time.Second)
+		close(hold)
+		wg.Wait()
+		c.wait(7 * time.Second)
+		if online, sessions := c.store.User(ada); online != presence.True || sessions != 1 {
+			t.Errorf("ada = %v with %d sessions; want online with 1", online, sessions)
+		}
+	})
+}
+
 // While the store is away, failing openings cost no memory.
 func TestFailedOpensAreNotOwed(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {

@@ -90,10 +90,10 @@ var faultOps = []string{
 	"flip", "delete user", "end sessions", "snapshot", "fail over", "lose", "delete service",
 }
 
-func genFault(r *rand.Rand, op string) Fault {
+func genFault(r *rand.Rand, c cast, op string) Fault {
 	f := Fault{Op: op}
-	node := func() { f.Node = r.IntN(len(stepNodes)) }
-	who := func() { f.Who = Who{Service: r.IntN(2), User: r.IntN(len(stepIdentities))} }
+	node := func() { f.Node = r.IntN(c.nodes) }
+	who := func() { f.Who = Who{Service: r.IntN(c.services), User: r.IntN(c.users)} }
 	switch op {
 	case "open":
 		node()

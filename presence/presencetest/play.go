@@ -200,6 +200,13 @@ func (p *player) play(s Step) error {
 		return p.node(n, s)
 	case "bind", "unbind", "expire", "delete credential":
 		return p.binding(s)
+	case "live":
+		for range s.Seconds / 40 {
+			p.pass(40 * time.Second)
+			if err := p.node(n, Step{Op: "beat", Node: s.Node, Who: s.Who, All: true}); err != nil {
+				return err
+			}
+		}
 	case "wait":
 		p.pass(time.Duration(s.Seconds) * time.Second)
 	case "snapshot":

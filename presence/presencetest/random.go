@@ -16,13 +16,16 @@ type Histories struct {
 	Seed uint64
 }
 
+// cast is how many there are of each in a history; of few the same ones meet often.
+type cast struct{ nodes, services, users, sessions int }
+
 // randomly plays histories of up to 60 steps. Each is made of some of the operations
 // only: were all of them in each history, what one makes another would soon unmake.
 //
 // What fails is shrunk by leaving out steps, and not by rapid, which gives up when a
 // history does not fail in just the same way twice: goroutines do not run in the same
 // order each time.
-func randomly[S fmt.Stringer](t *testing.T, o Histories, ops []string, step func(r *rand.Rand, op string) S, play func([]S) error) {
+func randomly[S fmt.Stringer](t *testing.T, o Histories, ops []string, step func(r *rand.Rand, c cast, op string) S, play func([]S) error) {
 	if o.N == 0 {
 		o.N = 100
 	}
@@ -41,9 +44,10 @@ func randomly[S fmt.Stringer](t *testing.T, o Histories, ops []string, step func
 				some = append(some, op)
 			}
 		}
+		c := cast{1 + r.IntN(len(stepNodes)), 1 + r.IntN(2), 1 + r.IntN(len(stepIdentities)), 1 + r.IntN(2)}
 		steps := make([]S, 1+r.IntN(60))
 		for j := range steps {
-			steps[j] = step(r, some[r.IntN(len(some))])
+			steps[j] = step(r, c, some[r.IntN(len(some))])
 		}
 		if err := play(steps); err != nil {
 			short, why := shrink(steps, err, play)

@@ -59,6 +59,8 @@ func (s Step) String() string {
 			where = "all partitions"
 		}
 		return fmt.Sprintf("%s: %s in %s", n, s.Op, where)
+	case "live":
+		return fmt.Sprintf("%s lives on for %ds, and beats", n, s.Seconds)
 	case "ensure", "delete user":
 		return s.Op + " " + one.user()
 	case "end sessions":
@@ -90,14 +92,14 @@ func (s Step) String() string {
 
 // stepOps are the operations in their odds.
 var stepOps = []string{
-	"register", "register", "register", "end", "end", "beat", "beat", "wait", "flip", "hear", "leave", "delete user", "end sessions", "ensure",
+	"register", "register", "register", "end", "end", "beat", "live", "live", "wait", "flip", "flip", "hear", "hear", "leave", "delete user", "end sessions", "ensure",
 	"bind", "unbind", "expire", "delete credential", "delete service", "sweep", "snapshot", "fail over", "lose",
 }
 
-func genStep(r *rand.Rand, op string) Step {
+func genStep(r *rand.Rand, c cast, op string) Step {
 	s := Step{Op: op}
-	node := func() { s.Node = r.IntN(len(stepNodes)) }
-	who := func() Who { return Who{r.IntN(2), r.IntN(len(stepIdentities)), 1 + r.IntN(2)} }
+	node := func() { s.Node = r.IntN(c.nodes) }
+	who := func() Who { return Who{r.IntN(c.services), r.IntN(c.users), 1 + r.IntN(c.sessions)} }
 	one := func() { s.Who = []Who{who()} }
 	some := func() {
 		for range 1 + r.IntN(4) {
@@ -119,6 +121,11 @@ func genStep(r *rand.Rand, op string) Step {
 		node()
 		one()
 		s.All = yes()
+	case "live":
+		node()
+		one()
+		s.All = true
+		seconds(40, 80, 120, 160)
 	case "ensure", "delete user", "expire", "delete service":
 		one()
 	case "bind":
@@ -143,8 +150,8 @@ func genStep(r *rand.Rand, op string) Step {
 	return s
 }
 
-// model plays random histories of several nodes, each with its own possibly stale
+// Operations plays random histories of several nodes, each with its own possibly stale
 // idea of the services, in several partitions.
-func model(t *testing.T, h *Harness) {
-	randomly(t, Histories{N: 200}, stepOps, genStep, func(steps []Step) error { return Play(t.Context(), h, steps) })
+func Operations(t *testing.T, o Histories, h *Harness) {
+	randomly(t, o, stepOps, genStep, func(steps []Step) error { return Play(t.Context(), h, steps) })
 }

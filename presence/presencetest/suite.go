@@ -119,7 +119,7 @@ func Run(t *testing.T, open func(*testing.T) *Harness) {
 		{"ListBindings", listBindings},
 		{"Credentials", credentials},
 		{"ConcurrentMoves", concurrentMoves},
-		{"Model", model},
+		{"Model", func(t *testing.T, h *Harness) { Operations(t, Histories{N: 200}, h) }},
 		{"EndSessions", endSessions},
 		{"Presence", presenceOfMany},
 		{"OnlineUsers", onlineUsers},
