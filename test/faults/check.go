@@ -110,8 +110,8 @@ func (r Rules) putOff(began, due time.Duration) time.Duration {
 	for _, a := range r.Away {
 		switch {
 		case due < a.From || began > a.To+r.Heartbeat:
-		case began > a.To: // the first heartbeat after puts off all that it finds, this too
-			due = max(due, began+took+(a.To-a.From)+a.Extra)
+		case began > a.To: // deadlines count from the first heartbeat after
+			due = max(due, began+took+r.Heartbeat+a.Extra)
 		default:
 			due = max(due, a.To+took+a.Extra)
 		}
