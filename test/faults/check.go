@@ -412,7 +412,9 @@ func (c *checker) transitions(w *watching, user string) {
 				}
 				return disorder
 			}
-			if !slices.ContainsFunc(sessions, func(s *session) bool { return s.began <= hi && (s.ended == never || c.late(s)+grace(s) >= lo) }) {
+			if !slices.ContainsFunc(sessions, func(s *session) bool {
+				return s.began <= hi+round && (s.ended == never || c.late(s)+grace(s) >= lo)
+			}) {
 				c.found(Violation{Once, user, w.name, hi, t.Rev, fmt.Sprintf("watcher %s was told that %s is online, who had no session", w.name, user)})
 			}
 			if i > 0 && t.Kind == Seen && last.Online == "true" && t.Rev > last.Rev && !c.wasOff(last.rev-round, hi) && !c.lost(last.rev, t.At) && !c.mayLeave(sessions, last.rev, hi) {
@@ -452,7 +454,7 @@ func openThroughout(sessions []*session, lo, hi time.Duration) *session {
 
 // arrived tells whether a session may have been registered between two times.
 func arrived(sessions []*session, from, to time.Duration) bool {
-	return slices.ContainsFunc(sessions, func(s *session) bool { return s.began <= to && min(s.opened, s.ended) > from })
+	return slices.ContainsFunc(sessions, func(s *session) bool { return s.began <= to+round && min(s.opened, s.ended)+round > from })
 }
 
 // offline: a user may be shown offline between lo and hi only if nobody was connected, and for long enough.
