@@ -110,8 +110,8 @@ func (r Rules) putOff(began, due time.Duration) time.Duration {
 	for _, a := range r.Away {
 		switch {
 		case due < a.From || began > a.To+r.Heartbeat:
-		case began > a.To: // the first heartbeat after puts off all that it finds, this too
-			due = max(due, began+took+(a.To-a.From)+a.Extra)
+		case began > a.To: // deadlines count from the first heartbeat after
+			due = max(due, began+took+r.Heartbeat+a.Extra)
 		default:
 			due = max(due, a.To+took+a.Extra)
 		}
@@ -406,7 +406,15 @@ func (c *checker) transitions(w *watching, user string) {
 				c.found(Violation{Connected, user, w.name, hi, t.Rev, fmt.Sprintf("watcher %s was told that %s is %s while session %s was open and the switch on", w.name, user, t.Online, s.id)})
 			}
 		case "true":
-			if !slices.ContainsFunc(sessions, func(s *session) bool { return s.began <= hi && (s.ended == never || c.late(s)+disorder >= lo) }) {
+			grace := func(s *session) time.Duration {
+				if c.wasOff(lo, hi) { // turned on, the switch shows who lingers
+					return c.r.bound(s.how) + c.r.slack()
+				}
+				return disorder
+			}
+			if !slices.ContainsFunc(sessions, func(s *session) bool {
+				return s.began <= hi+round && (s.ended == never || c.late(s)+grace(s) >= lo)
+			}) {
 				c.found(Violation{Once, user, w.name, hi, t.Rev, fmt.Sprintf("watcher %s was told that %s is online, who had no session", w.name, user)})
 			}
 			if i > 0 && t.Kind == Seen && last.Online == "true" && t.Rev > last.Rev && !c.wasOff(last.rev-round, hi) && !c.lost(last.rev, t.At) && !c.mayLeave(sessions, last.rev, hi) {
@@ -446,7 +454,7 @@ func openThroughout(sessions []*session, lo, hi time.Duration) *session {
 
 // arrived tells whether a session may have been registered between two times.
 func arrived(sessions []*session, from, to time.Duration) bool {
-	return slices.ContainsFunc(sessions, func(s *session) bool { return s.began <= to && min(s.opened, s.ended) > from })
+	return slices.ContainsFunc(sessions, func(s *session) bool { return s.began <= to+round && min(s.opened, s.ended)+round > from })
 }
 
 // offline: a user may be shown offline between lo and hi only if nobody was connected, and for long enough.
@@ -490,6 +498,9 @@ func (c *checker) earliest(sessions []*session, at time.Duration) (from time.Dur
 		cover := c.r.cover(cmp.Or(s.how, Lost))
 		if s.asked != "" {
 			cover = min(cover, c.r.cover(s.asked))
+		}
+		if s.asked == "" { // the node may have noticed before the client did
+			cover = max(0, cover-disorder)
 		}
 		if due := max(end(s)+cover, latest); !ok || due < from {
 			from, last, ok = due, s, true
@@ -572,7 +583,7 @@ func (c *checker) absencesOf(sessions []*session) (list []absence) {
 		if s.ended >= a.from {
 			a.from, a.how = s.ended, s.how
 		}
-		a.due = max(a.due, s.ended+c.r.bound(s.how))
+		a.due = max(a.due, c.r.putOff(s.ended, s.ended+c.r.bound(s.how)))
 		a.to = never
 		if i+1 < len(sorted) {
 			a.to = sorted[i+1].began
@@ -580,9 +591,7 @@ func (c *checker) absencesOf(sessions []*session) (list []absence) {
 		if a.to > a.from {
 			came = never
 			if a.since != never {
-				b := a
-				b.due = c.r.putOff(a.from, a.due)
-				list = append(list, b)
+				list = append(list, a)
 			}
 		}
 	}

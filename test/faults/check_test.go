@@ -77,6 +77,8 @@ func TestCheck(t *testing.T) {
 		want  string // the rule that is broken, or nothing
 	}{
 		{"connected to the end", base, rules, ""},
+		{"so quick that the revision's millisecond began before", story{}.joined(0, "w").add(1000, Entry{Kind: Began, User: "ada", Session: "s1"}).
+			add(1001, Entry{Kind: Opened, User: "ada", Session: "s1"}).seen(999, "w", "ada", "true"), rules, ""},
 		{"bye", base.ended(5000, "ada", "s1", Bye).seen(5000, "w", "ada", "false"), rules, ""},
 		{"cut off, and offline after linger", base.ended(5000, "ada", "s1", Drop).seen(15_001, "w", "ada", "false"), rules, ""},
 		{"page reload", base.ended(5000, "ada", "s1", Drop).opened(5100, "ada", "s2"), rules, ""},

@@ -124,8 +124,9 @@ func (s Scenario) run(t *testing.T) {
 	t.Logf("%s", verdict.Summary())
 	if t.Failed() {
 		for i, n := range w.Nodes {
-			t.Logf("node %d: %v partitions lost, %v heartbeats failed, %v reaped", i, n.Metric("rollcall_lost_partitions_total"),
-				n.Metric("rollcall_heartbeat_failures_total"), n.Metric("rollcall_reaped_sessions_total"))
+			m := n.Metrics()
+			t.Logf("node %d: %v partitions lost, %v heartbeats failed, %v found a stall, %v sessions reaped", i, m["rollcall_lost_partitions_total"],
+				m[`rollcall_lease_renewals_total{outcome="failed"}`], m["rollcall_stalls_total"], m["rollcall_reaped_sessions_total"])
 		}
 	}
 	if s.After != nil {
