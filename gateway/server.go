@@ -280,6 +280,13 @@ func (s *Server) End(id presence.SessionID) {
 	}
 }
 
+// Serves reports whether a session's WebSocket is open here.
+func (s *Server) Serves(id presence.SessionID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sessions[id] != nil
+}
+
 // Recheck looks at the token of every session again, and closes those whose key was
 // withdrawn or whose token was revoked; their users are offline at once. It is to be
 // called after Tokens know of it, so that no session can slip through. It does not

@@ -17,9 +17,10 @@ func TestCompare(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		sockets := map[presence.SessionID]bool{sid(1): true, sid(2): true}
 		want := func(when string, want presence.Compared) {
 			t.Helper()
-			got, err := n.Compare(t.Context(), 0, 100*time.Millisecond)
+			got, err := n.Compare(t.Context(), 0, 100*time.Millisecond, func(s presence.SessionID) bool { return sockets[s] })
 			if err != nil || got != want {
 				t.Errorf("%s: Compare = %+v, %v; want %+v", when, got, err, want)
 			}
@@ -46,11 +47,18 @@ func TestCompare(t *testing.T) {
 		}
 
 		c.store.SetAway(true)
-		if _, err := n.Compare(t.Context(), 0, time.Second); presence.KindOf(err) != presence.KindUnavailable {
+		if _, err := n.Compare(t.Context(), 0, time.Second, nil); presence.KindOf(err) != presence.KindUnavailable {
 			t.Errorf("Compare while the store is away = %v; want unavailable", err)
 		}
 		_ = n.Close(t.Context(), ada, sid(2), presence.EndLost, time.Now()) // owed
 		c.store.SetAway(false)
 		want("an end is owed", presence.Compared{})
+
+		c.published()
+		sockets[sid(1)] = false
+		want("a socket is closed that nobody was told of", presence.Compared{Closed: 1})
+		c.wait(time.Minute)
+		c.want("the session without socket lingered", presence.False)
+		want("closed", presence.Compared{})
 	})
 }

@@ -648,22 +648,30 @@ func (t *Tracker) endStrays(ctx context.Context, q Partition) (missing bool, err
 	p := &t.parts[q]
 	p.mu.Lock()
 	p.unsure = false
+	opened := make([]SessionID, 0, len(p.held)) // and answered: the store must have them
+	for s, h := range p.held {
+		if h.sid != "" {
+			opened = append(opened, s)
+		}
+	}
 	p.mu.Unlock()
 	list, err := t.store.Sessions(ctx, q, t.opt.Node)
 	if err != nil {
 		return false, err
 	}
-	strays := list[:0]
+	strays, stored := list[:0], make(map[SessionID]bool, len(list))
 	p.mu.Lock()
-	found := 0
 	for _, e := range list {
-		if _, ok := p.held[e.ID]; ok {
-			found++
-		} else if _, ok := p.owed[e.ID]; !ok {
+		stored[e.ID] = true
+		_, holds := p.held[e.ID]
+		if _, owes := p.owed[e.ID]; !holds && !owes {
 			strays = append(strays, t.ended(e.Key, e.ID, EndLost, time.Now()))
 		}
 	}
-	missing = p.flying == 0 && found < len(p.held)
+	missing = slices.ContainsFunc(opened, func(s SessionID) bool {
+		_, holds := p.held[s]
+		return holds && !stored[s]
+	})
 	p.mu.Unlock()
 	return missing, t.end(ctx, q, strays)
 }

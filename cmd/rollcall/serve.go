@@ -162,7 +162,7 @@ func newNode(id presence.NodeID, cfg configs.Config, client redis.UniversalClien
 	reg.MustRegister(newCollector(n))
 	if cfg.VerifyInterval > 0 {
 		n.check = redisstore.NewSelfCheck(store, redisstore.SelfCheckOptions{
-			Node: id, Every: cfg.VerifyInterval, Confirm: confirm(cfg), Repair: cfg.VerifyRepair, Compare: n.tracker.Compare, Metrics: reg,
+			Node: id, Every: cfg.VerifyInterval, Confirm: confirm(cfg), Repair: cfg.VerifyRepair, Compare: n.compare, Metrics: reg,
 			Found: func(v redisstore.Verified) { logDisagreements(log, v) },
 		})
 	}
@@ -281,6 +281,11 @@ func (n *node) countSessions(ctx context.Context, service string, identities []s
 		m[identity] = counts[i]
 	}
 	return m, nil
+}
+
+// compare compares the sessions of a partition with the sockets that are open.
+func (n *node) compare(ctx context.Context, p presence.Partition, while time.Duration) (presence.Compared, error) {
+	return n.tracker.Compare(ctx, p, while, n.server.Serves)
 }
 
 // run serves until ctx ends and then leaves: sessions first, told to come back

@@ -95,7 +95,7 @@ func printVerified(w io.Writer, v redisstore.Verified, asJSON, repair bool) erro
 		case repair:
 			repairs = "TRIED, and it is still there"
 		}
-		fmt.Fprintf(&b, "\n  says    %s\n  cause   %s\n  repair  %s (%s)\n", printable(d.Says), d.Cause, d.Repair, repairs)
+		fmt.Fprintf(&b, "\n  what    %s\n  says    %s\n  cause   %s\n  repair  %s (%s)\n", d.What, printable(d.Says), d.Cause, d.Repair, repairs)
 	}
 	if n := len(v.Disagreements); n == 0 {
 		b.WriteString("All records agree")

@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"pgregory.net/rapid"
 
 	"github.com/rollcall-presence/rollcall/presence"
 )
@@ -35,19 +34,19 @@ type Fault struct {
 	Who     Who // its Session is not used
 	Index   int // of the open sessions, one
 	How     presence.End
-	Link    linkMode
+	Link    LinkMode
 	On      bool
 	Seconds int
 }
 
-type linkMode uint8
+type LinkMode uint8
 
 const (
-	linkOK   linkMode = iota
-	linkCut           // a call fails and is not carried out
-	linkMute          // a call is carried out and fails: the answer is lost
-	linkHang          // a call is carried out when the link is better, perhaps long after it was given up
-	linkSlow          // a call takes its time
+	LinkOK   LinkMode = iota
+	LinkCut           // a call fails and is not carried out
+	LinkMute          // a call is carried out and fails: the answer is lost
+	LinkHang          // a call is carried out when the link is better, perhaps long after it was given up
+	LinkSlow          // a call takes its time
 )
 
 var (
@@ -87,43 +86,39 @@ func (f Fault) String() string {
 }
 
 var faultOps = []string{
-	"open", "open", "open", "open", "close", "close", "close", "wait", "wait", "wait", "wait", "link", "link", "away", "deaf", "kill", "drain",
+	"open", "open", "open", "close", "close", "wait", "wait", "link", "link", "away", "deaf", "kill", "drain",
 	"flip", "delete user", "end sessions", "snapshot", "fail over", "lose", "delete service",
 }
 
-func genFault() *rapid.Generator[Fault] {
-	return rapid.Custom(func(rt *rapid.T) Fault {
-		f := Fault{Op: rapid.SampledFrom(faultOps).Draw(rt, "op")}
-		node := func() { f.Node = rapid.IntRange(0, len(stepNodes)-1).Draw(rt, "node") }
-		who := func() {
-			f.Who = Who{Service: rapid.IntRange(0, 1).Draw(rt, "service"), User: rapid.IntRange(0, len(stepIdentities)-1).Draw(rt, "user")}
-		}
-		switch f.Op {
-		case "open":
-			node()
-			who()
-		case "close":
-			f.Index = rapid.IntRange(0, 9).Draw(rt, "session")
-			f.How = rapid.SampledFrom([]presence.End{presence.EndLost, presence.EndClean}).Draw(rt, "how")
-		case "wait":
-			f.Seconds = rapid.SampledFrom([]int{1, 2, 4, 6, 12, 25}).Draw(rt, "seconds")
-		case "link":
-			node()
-			f.Link = linkMode(rapid.IntRange(int(linkOK), int(linkSlow)).Draw(rt, "link"))
-		case "away":
-			f.Link = linkMode(rapid.IntRange(int(linkOK), int(linkSlow)).Draw(rt, "link"))
-		case "deaf":
-			node()
-			f.On = rapid.Bool().Draw(rt, "deaf")
-		case "kill", "drain":
-			node()
-		case "flip":
-			f.On = rapid.Bool().Draw(rt, "on")
-		case "delete user", "end sessions":
-			who()
-		}
-		return f
-	})
+func genFault(r *rand.Rand, op string) Fault {
+	f := Fault{Op: op}
+	node := func() { f.Node = r.IntN(len(stepNodes)) }
+	who := func() { f.Who = Who{Service: r.IntN(2), User: r.IntN(len(stepIdentities))} }
+	switch op {
+	case "open":
+		node()
+		who()
+	case "close":
+		f.Index = r.IntN(10)
+		f.How = []presence.End{presence.EndLost, presence.EndClean}[r.IntN(2)]
+	case "wait":
+		f.Seconds = []int{1, 2, 4, 6, 12, 25}[r.IntN(6)]
+	case "link":
+		node()
+		f.Link = LinkMode(r.IntN(int(LinkSlow) + 1)) //nolint:gosec // small
+	case "away":
+		f.Link = LinkMode(r.IntN(int(LinkSlow) + 1)) //nolint:gosec // small
+	case "deaf":
+		node()
+		f.On = r.IntN(2) == 0
+	case "kill", "drain":
+		node()
+	case "flip":
+		f.On = r.IntN(2) == 0
+	case "delete user", "end sessions":
+		who()
+	}
+	return f
 }
 
 // truth is a session as its client knows it.
@@ -402,9 +397,9 @@ func (f *faulty) stop(n *faultNode, drain bool) {
 
 // lose has the store lose its data, which takes it two seconds.
 func (f *faulty) lose(op string) {
-	was := make([]linkMode, len(f.nodes))
+	was := make([]LinkMode, len(f.nodes))
 	for i, n := range f.nodes {
-		was[i] = n.link.set(linkCut)
+		was[i] = n.link.set(LinkCut)
 	}
 	f.wait(2 * time.Second)
 	if op == "lose" {
@@ -482,7 +477,7 @@ func (f *faulty) listeners() (list []*faultNode) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, n := range f.nodes {
-		if !n.deaf && n.link.mode() == linkOK {
+		if !n.deaf && n.link.mode() == LinkOK {
 			list = append(list, n)
 		}
 	}
@@ -542,7 +537,7 @@ func (f *faulty) end() error {
 	}
 	f.mu.Unlock()
 	for _, n := range f.nodes {
-		n.link.set(linkOK)
+		n.link.set(LinkOK)
 	}
 	f.opens.Wait()
 	// what was owed, a stray that lingers, a node whose lease lapses, one beat each
@@ -621,5 +616,5 @@ func (f *faulty) compare(ctx context.Context, k presence.Key, service presence.S
 
 // Faults plays random histories of faults.
 func Faults(t *testing.T, o Histories, open func(*testing.T, func(presence.Event)) *Harness) {
-	randomly(t, o, genFault(), func(steps []Fault) error { return PlayFaults(t, open, steps) })
+	randomly(t, o, faultOps, genFault, func(steps []Fault) error { return PlayFaults(t, open, steps) })
 }

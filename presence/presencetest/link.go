@@ -20,12 +20,12 @@ type link struct {
 	trouble map[presence.Partition]time.Time // since when the store may lack sessions of this node
 
 	mu      sync.Mutex // guards the following
-	is      linkMode
+	is      LinkMode
 	since   time.Time
 	pending []func() // calls that hang
 }
 
-func (l *link) mode() linkMode {
+func (l *link) mode() LinkMode {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.is
@@ -33,7 +33,7 @@ func (l *link) mode() linkMode {
 
 // set changes the link and returns what it was. What hung is carried out now, or never
 // if the link is cut; on a link that gets slow, or loses answers, the last comes first.
-func (l *link) set(m linkMode) (was linkMode) {
+func (l *link) set(m LinkMode) (was LinkMode) {
 	l.mu.Lock()
 	was = l.is
 	var late []func()
@@ -42,10 +42,10 @@ func (l *link) set(m linkMode) (was linkMode) {
 		late, l.pending = l.pending, nil
 	}
 	l.mu.Unlock()
-	if m == linkSlow || m == linkMute {
+	if m == LinkSlow || m == LinkMute {
 		slices.Reverse(late)
 	}
-	if m != linkCut {
+	if m != LinkCut {
 		for _, carryOut := range late {
 			carryOut()
 		}
@@ -65,7 +65,7 @@ func (l *link) lost() {
 // beats notes heartbeats that are about to be carried out.
 func (l *link) beats(qs []presence.Partition) {
 	l.mu.Lock()
-	well := (l.is == linkOK || l.is == linkSlow) && time.Since(l.since) > 2*faultHeartbeat
+	well := (l.is == LinkOK || l.is == LinkSlow) && time.Since(l.since) > 2*faultHeartbeat
 	l.mu.Unlock()
 	f := l.f
 	f.mu.Lock()
@@ -107,7 +107,7 @@ func call[T any](ctx context.Context, l *link, f func(context.Context) (T, error
 	l.mu.Lock()
 	mode := l.is
 	var done chan answer
-	if mode == linkHang {
+	if mode == LinkHang {
 		done = make(chan answer, 1)
 		l.pending = append(l.pending, func() {
 			v, err := f(whole)
@@ -116,19 +116,19 @@ func call[T any](ctx context.Context, l *link, f func(context.Context) (T, error
 	}
 	l.mu.Unlock()
 	switch mode {
-	case linkCut:
+	case LinkCut:
 		return none, errAway
-	case linkMute:
+	case LinkMute:
 		_, _ = f(whole)
 		return none, errAway
-	case linkHang:
+	case LinkHang:
 		select {
 		case a := <-done:
 			return a.v, a.err
 		case <-ctx.Done():
 			return none, errAway
 		}
-	case linkSlow:
+	case LinkSlow:
 		time.Sleep(100 * time.Millisecond)
 		v, err := f(whole)
 		time.Sleep(100 * time.Millisecond)
@@ -136,7 +136,7 @@ func call[T any](ctx context.Context, l *link, f func(context.Context) (T, error
 			return none, errAway
 		}
 		return v, err
-	case linkOK:
+	case LinkOK:
 	}
 	return f(whole)
 }

@@ -7,3 +7,6 @@ func Paced(o SelfCheckOptions, d time.Duration) SelfCheckOptions {
 	o.pace = d
 	return o
 }
+
+// Explain is what a disagreement of a kind says of itself.
+func Explain(kind string) Disagreement { return disagreement(suspect{}, kind, "") }

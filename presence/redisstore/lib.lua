@@ -339,9 +339,10 @@ local function silence(stall)
   return silent > stall and silent or 0
 end
 
--- A session of the user ended some ms ago: the user is not shown offline before its linger is over, whatever becomes of
--- its other sessions until then. For how long it will then have been away is noted as a duration, since what is due at
--- its time moves with the times in which no node has beaten.
+-- The user is not shown offline before its linger is over, whatever becomes of its
+-- sessions until then. One of them ended some ms ago. For how long the user will then
+-- have been away is noted as a duration, since what is due at its time moves with the
+-- times in which no node has beaten.
 local function lingering(svc, id, linger, silent, how, ago)
   local due, have = now + linger - silent, tonumber(redis.call('ZSCORE', base .. ':linger', svc .. id) or nil)
   if have and have >= due then return end

@@ -23,7 +23,8 @@ type SelfCheckOptions struct {
 	Confirm time.Duration
 	// Repair mends what is found.
 	Repair bool
-	// Compare compares this node's own sessions with what the store has of them.
+	// Compare compares this node's own sessions with what the store has of them, and
+	// counts the differences that last for a while.
 	Compare func(ctx context.Context, p presence.Partition, while time.Duration) (presence.Compared, error)
 	Metrics prometheus.Registerer
 	// Found is called after each round with what it found.
@@ -65,7 +66,7 @@ func NewSelfCheck(store *Store, opt SelfCheckOptions) *SelfCheck {
 			Name: "rollcall_verify_repaired_total", Help: "Disagreements that the self-check repaired, by kind.",
 		}, []string{"kind"}),
 		own: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "rollcall_drift_sessions_total", Help: "Sessions of this node that the store had lost (missing) or had too many (surplus), which the next heartbeat mends.",
+			Name: "rollcall_drift_sessions_total", Help: "Sessions of this node that the store had lost (missing) or had too many (surplus), or that had no socket (closed). They are mended.",
 		}, []string{"kind"}),
 		last: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "rollcall_verify_last_round_timestamp_seconds", Help: "When the last full round of the self-check ended; 0 before the first.",
@@ -79,7 +80,7 @@ func NewSelfCheck(store *Store, opt SelfCheckOptions) *SelfCheck {
 	for _, outcome := range []string{"ok", "failed"} {
 		c.rounds.WithLabelValues(outcome)
 	}
-	for _, kind := range []string{"missing", "surplus"} {
+	for _, kind := range []string{"missing", "surplus", "closed"} {
 		c.own.WithLabelValues(kind)
 	}
 	return c
@@ -105,11 +106,11 @@ func (c *SelfCheck) Serve(ctx context.Context) error {
 func (c *SelfCheck) round(ctx context.Context) {
 	tick := time.NewTicker(c.opt.pace)
 	defer tick.Stop()
-	pace := c.opt.pace
+	known := 1
 	pause := func(ctx context.Context, nodes int) error {
-		if p := c.opt.pace * time.Duration(max(nodes, 1)); p != pace {
-			pace = p
-			tick.Reset(pace)
+		if nodes > known {
+			known = nodes
+			tick.Reset(c.opt.pace * time.Duration(known))
 		}
 		select {
 		case <-ctx.Done():
@@ -120,13 +121,14 @@ func (c *SelfCheck) round(ctx context.Context) {
 	}
 	found, err := c.store.Verify(ctx, VerifyOptions{Node: c.opt.Node, Repair: c.opt.Repair, Confirm: c.opt.Confirm, Pause: pause})
 	for p := presence.Partition(0); err == nil && p < presence.Partition(c.store.Partitions()); p++ {
-		if err = pause(ctx, 1); err != nil {
+		if err = pause(ctx, known); err != nil {
 			break
 		}
 		var own presence.Compared
 		own, err = c.opt.Compare(ctx, p, c.store.opt.Stall)
 		c.own.WithLabelValues("missing").Add(float64(own.Missing))
 		c.own.WithLabelValues("surplus").Add(float64(own.Surplus))
+		c.own.WithLabelValues("closed").Add(float64(own.Closed))
 	}
 	if err != nil {
 		if ctx.Err() == nil {

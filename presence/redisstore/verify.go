@@ -54,6 +54,7 @@ type Disagreement struct {
 	Kind      string             `json:"kind"`
 	Service   string             `json:"service,omitempty"`
 	Identity  string             `json:"identity,omitempty"`
+	What      string             `json:"what"` // the kind, in words
 	Says      string             `json:"says"` // what each side says
 	Cause     string             `json:"cause"`
 	Repair    string             `json:"repair"`             // what repairing does
@@ -449,5 +450,5 @@ func (v *verification) mend(ctx context.Context, s suspect, list []Disagreement)
 
 func disagreement(s suspect, kind, says string) Disagreement {
 	k := kinds[kind]
-	return Disagreement{Partition: s.p, Kind: kind, Service: s.service, Identity: s.id, Says: says, Cause: k.cause, Repair: k.repair}
+	return Disagreement{Partition: s.p, Kind: kind, Service: s.service, Identity: s.id, What: k.what, Says: says, Cause: k.cause, Repair: k.repair}
 }

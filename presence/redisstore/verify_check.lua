@@ -259,6 +259,9 @@ local function check_node(s)
   local left = has .. ' sessions, ' .. (counted or 'no') .. ' operations' .. (kept and ', sessions to end, for ever' or '')
   if not leased(node) then
     if has > 0 or counted or kept then report(s, 'node_without_lease', 'leases: none of ' .. node .. '; its records: ' .. left, bury) end
+  elseif leased(node) > now + longest + grace then
+    report(s, 'lease_overdue', 'lease of ' .. node .. ': lapses only in ' .. str(leased(node) - now) .. ' ms; its records: ' .. left,
+      function() redis.call('ZADD', nodes, in_a_lease, node) end)
   elseif leased(node) < now - grace then
     local beat = tonumber(redis.call('HGET', base .. ':seq', 'beat') or nil) or 0
     report(s, 'lease_overdue', 'lease of ' .. node .. ': lapsed ' .. str(now - leased(node)) .. ' ms ago; its records: ' .. left ..

@@ -206,6 +206,9 @@ var damages = []damage{
 	{"nobody reaps a node", "lease_overdue", "", func(w *records) error {
 		return w.c.ZAdd(w.ctx, w.at("dee", ":nodes"), redis.Z{Score: w.later(-2 * time.Minute), Member: "n2"}).Err()
 	}, map[string]presence.Tri{"dee": presence.False}},
+	{"a lease lasts a year", "lease_overdue", "", func(w *records) error {
+		return w.c.ZAdd(w.ctx, w.at("dee", ":nodes"), redis.Z{Score: w.later(365 * 24 * time.Hour), Member: "n2"}).Err()
+	}, nil},
 	{"a user is online for no reason", "change_log state_copy stuck_online", "cy", func(w *records) error {
 		return w.c.HSet(w.ctx, w.s.Keys().User(w.key("cy")), "online", "1").Err()
 	}, nil},
@@ -369,7 +372,7 @@ func TestVerify(t *testing.T) {
 					t.Errorf("found %+v; want it of %q", got.Disagreements, d.identity)
 				}
 				for _, x := range got.Disagreements {
-					if x.Says == "" || x.Cause == "" || x.Repair == "" || x.Repaired || x.Service != "" && !presence.IsSID(x.Service, "IS") {
+					if x.What == "" || x.Says == "" || x.Cause == "" || x.Repair == "" || x.Repaired || x.Service != "" && !presence.IsSID(x.Service, "IS") {
 						t.Errorf("says %+v", x)
 					}
 				}

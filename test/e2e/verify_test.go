@@ -56,6 +56,7 @@ var errNoRound = errors.New("no round of the self-check has shown it")
 // While users come and go on three nodes verify finds nothing, however often; of a ghost
 // among them it finds just that, and once it is repaired watchers see the truth.
 func TestVerify(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	redis := testkit.Redis(t)
 	redisURL := "redis://" + redis.Addr
 	env := []string{
