@@ -14,8 +14,7 @@ import (
 	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
-// sipping is a connection from which one byte a second is read while it is slow, and which takes little more from its
-// peer than is read.
+// sipping is a connection from which one byte a second is read while it is slow.
 type sipping struct {
 	net.Conn
 	mu   sync.Mutex    // guards the following
@@ -73,7 +72,7 @@ func newReader(w *World, name string, node int) *reader {
 			return nil, err
 		}
 		r.conn = &sipping{Conn: conn}
-		return r.conn, conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+		return r.conn, nil
 	}}}
 	ctx, cancel := context.WithTimeout(w.churn.ctx, 15*time.Second)
 	defer cancel()
