@@ -42,7 +42,7 @@ func newChurn(w *World, faithful bool) *churn {
 			c.connect(user, random)
 		}
 	}
-	rig.Eventually(w, "the first users are connected", c.connected)
+	rig.Within(w, 3*time.Minute, "the first users are connected", c.connected)
 	c.acting.Go(func() { c.drive(w.coming, random) })
 	return c
 }
