@@ -406,7 +406,11 @@ func (c *checker) transitions(w *watching, user string) {
 				c.found(Violation{Connected, user, w.name, hi, t.Rev, fmt.Sprintf("watcher %s was told that %s is %s while session %s was open and the switch on", w.name, user, t.Online, s.id)})
 			}
 		case "true":
-			if !slices.ContainsFunc(sessions, func(s *session) bool { return s.began <= hi+round && (s.ended == never || c.late(s)+disorder >= lo) }) {
+			since := lo - disorder
+			if c.wasOff(lo, hi) { // who lingers when the switch is turned on is shown online like all others
+				since -= c.r.bound(Lost)
+			}
+			if !slices.ContainsFunc(sessions, func(s *session) bool { return s.began <= hi+round && (s.ended == never || c.late(s) >= since) }) {
 				c.found(Violation{Once, user, w.name, hi, t.Rev, fmt.Sprintf("watcher %s was told that %s is online, who had no session", w.name, user)})
 			}
 			if i > 0 && t.Kind == Seen && last.Online == "true" && t.Rev > last.Rev && !c.wasOff(last.rev-round, hi) && !c.lost(last.rev, t.At) && !c.mayLeave(sessions, last.rev, hi) {
