@@ -629,6 +629,9 @@ func (c *checker) absences(user string) {
 					}
 				}
 			}
+			if rule != "" && c.r.Gaps && w.view(user, due).Online == "false" {
+				continue // it was told of neither the arrival nor the departure
+			}
 			if rule != "" {
 				c.found(Violation{rule, user, name, due, 0, fmt.Sprintf("watcher %s %s that %s is offline, whose last session ended at %+.3fs (%s) and who did not come back before %s",
 					name, text, user, a.from.Seconds(), a.how, until(a.to))})
