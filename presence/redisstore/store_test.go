@@ -39,7 +39,7 @@ func TestRedis(t *testing.T) {
 }
 
 // Whole nodes on the scripts, in virtual time.
-func TestFaults(t *testing.T) { presencetest.Faults(t, presencetest.Histories{}, openInBubble) }
+func TestFaults(t *testing.T) { presencetest.Faults(t, presencetest.Histories{N: 40}, openInBubble) }
 
 // Histories that once failed, as they were shrunk.
 func TestFaultsFound(t *testing.T) {
