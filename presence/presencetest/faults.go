@@ -144,10 +144,9 @@ type faulty struct {
 	*Harness
 	t        *testing.T
 	start    time.Time
-	nodes    []*faultNode
+	nodes    []*faultNode // changed by play alone, under mu
 	starts   int
 	sessions int
-	opens    sync.WaitGroup // calls that clients wait for
 	restore  func()
 	services []presence.Service
 
@@ -163,6 +162,7 @@ type faulty struct {
 	removed  bool                  // service B, at any time: whoever hears of it late ends its sessions late
 	anyBeat  map[presence.Partition]time.Time
 	problems []string
+	calls    int // that clients wait for
 	log      []string
 }
 
@@ -196,8 +196,9 @@ func (f *faulty) run(steps []Fault) error {
 		}
 		f.services = append(f.services, s)
 	}
-	for range stepNodes {
-		f.nodes = append(f.nodes, f.newNode())
+	f.nodes = make([]*faultNode, len(stepNodes))
+	for i := range stepNodes {
+		f.startNode(i)
 	}
 	f.restore = f.Snapshot()
 	f.wait(faultHeartbeat)
@@ -218,7 +219,7 @@ func (f *faulty) run(steps []Fault) error {
 	for _, n := range f.nodes {
 		n.stop()
 	}
-	f.opens.Wait()
+	f.answered()
 	if err != nil {
 		return fmt.Errorf("%w\nwhat happened:\n  %s", err, strings.Join(f.log, "\n  "))
 	}
@@ -260,9 +261,18 @@ func (f *faulty) name(k presence.Key) string {
 	return string(rune('A'+i)) + "/" + k.Identity
 }
 
-func (f *faulty) newNode() *faultNode {
+// startNode puts a new node in a place where none, or a dead one, was.
+func (f *faulty) startNode(i int) {
+	n, serve := f.newNode()
+	f.mu.Lock()
+	f.nodes[i] = n
+	f.mu.Unlock()
+	serve()
+}
+
+func (f *faulty) newNode() (n *faultNode, serve func()) {
 	f.starts++
-	n := &faultNode{id: presence.NodeID(fmt.Sprint("n", f.starts))}
+	n = &faultNode{id: presence.NodeID(fmt.Sprint("n", f.starts))}
 	n.link = &link{Store: f.Store, f: f, node: n.id, last: map[presence.Partition]time.Time{}, trouble: map[presence.Partition]time.Time{}}
 	n.dir = presence.NewDirectory(n.link, faultHeartbeat)
 	n.tracker = presence.NewTracker(n.link, n.dir, presence.TrackerOptions{
@@ -271,10 +281,11 @@ func (f *faulty) newNode() *faultNode {
 	})
 	ctx, cancel := context.WithCancel(f.t.Context())
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = n.dir.Serve(ctx) })
-	wg.Go(func() { _ = n.tracker.Serve(ctx) })
 	n.stop = func() { cancel(); wg.Wait() }
-	return n
+	return n, func() {
+		wg.Go(func() { _ = n.dir.Serve(ctx) })
+		wg.Go(func() { _ = n.tracker.Serve(ctx) })
+	}
 }
 
 // ended is a node being told to close a session.
@@ -287,7 +298,35 @@ func (f *faulty) ended(n *faultNode, s presence.SessionID) {
 	delete(f.open, s)
 	f.mu.Unlock()
 	if open {
-		f.opens.Go(func() { f.close(s, tr, presence.EndClean) })
+		f.async(func() { f.close(s, tr, presence.EndClean) })
+	}
+}
+
+// async makes a call that a client waits for; the caller does not hold mu. A WaitGroup
+// would not do: sessions are told to end while others are waited for.
+func (f *faulty) async(call func()) {
+	f.mu.Lock()
+	f.calls++
+	f.mu.Unlock()
+	go func() {
+		call()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.calls--
+	}()
+}
+
+// answered waits until no client waits for a call.
+func (f *faulty) answered() {
+	for {
+		synctest.Wait()
+		f.mu.Lock()
+		calls := f.calls
+		f.mu.Unlock()
+		if calls == 0 {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 
@@ -308,12 +347,15 @@ func (f *faulty) play(s Fault) error {
 		f.connect(n, f.key(s.Who))
 	case "close":
 		f.mu.Lock()
-		defer f.mu.Unlock()
+		var id presence.SessionID
 		if list := f.sorted(); len(list) > 0 {
-			id := list[s.Index%len(list)]
-			tr := f.open[id]
-			delete(f.open, id)
-			f.opens.Go(func() { f.close(id, tr, s.How) })
+			id = list[s.Index%len(list)]
+		}
+		tr := f.open[id]
+		delete(f.open, id)
+		f.mu.Unlock()
+		if tr != nil {
+			f.async(func() { f.close(id, tr, s.How) })
 		}
 	case "wait":
 		f.wait(time.Duration(s.Seconds) * time.Second)
@@ -329,10 +371,10 @@ func (f *faulty) play(s Fault) error {
 		n.deaf = s.On
 	case "kill":
 		f.stop(n, false)
-		f.nodes[s.Node] = f.newNode()
+		f.startNode(s.Node)
 	case "drain":
 		f.stop(n, true)
-		f.nodes[s.Node] = f.newNode()
+		f.startNode(s.Node)
 	case "snapshot":
 		f.restore = f.Snapshot()
 	case "fail over", "lose":
@@ -350,7 +392,7 @@ func (f *faulty) connect(n *faultNode, k presence.Key) {
 	f.mu.Lock()
 	delete(f.deleted, k)
 	f.mu.Unlock()
-	f.opens.Go(func() {
+	f.async(func() {
 		ctx, cancel := context.WithTimeout(f.t.Context(), faultRequest)
 		defer cancel()
 		_, err := n.tracker.Open(ctx, k, id)
@@ -382,7 +424,7 @@ func (f *faulty) stop(n *faultNode, drain bool) {
 			f.close(s, lost[s], presence.EndDrain)
 		}
 	}
-	f.opens.Wait() // none of them overlaps the end of the node
+	f.answered() // none of them overlaps the end of the node
 	n.stop()
 	if drain {
 		ctx, cancel := context.WithTimeout(f.t.Context(), faultRequest)
@@ -440,7 +482,7 @@ func (f *faulty) operate(ctx context.Context, s Fault) error {
 			f.wait(time.Second) // revisions run ahead of the clock by a second a flip
 		}
 	case "delete service":
-		f.opens.Wait()
+		f.answered()
 		f.mu.Lock()
 		f.removed = true
 		f.mu.Unlock()
@@ -449,7 +491,7 @@ func (f *faulty) operate(ctx context.Context, s Fault) error {
 			f.wake()
 		}
 	case "delete user":
-		f.opens.Wait()
+		f.answered()
 		excuse(func(o presence.Key) bool { return o == k })
 		if err = f.Store.DeleteUser(ctx, k); err == nil {
 			f.mu.Lock()
@@ -458,7 +500,7 @@ func (f *faulty) operate(ctx context.Context, s Fault) error {
 			f.wake()
 		}
 	case "end sessions":
-		f.opens.Wait()
+		f.answered()
 		var service presence.Service
 		if service, err = f.Store.Service(ctx, k.Service); err == nil {
 			excuse(func(o presence.Key) bool { return o == k })
@@ -539,10 +581,10 @@ func (f *faulty) end() error {
 	for _, n := range f.nodes {
 		n.link.set(LinkOK)
 	}
-	f.opens.Wait()
+	f.answered()
 	// what was owed, a stray that lingers, a node whose lease lapses, one beat each
 	f.wait(FaultLease + max(faultHandover, faultLinger) + 4*faultHeartbeat)
-	f.opens.Wait()
+	f.answered()
 	f.wait(faultLinger + faultHeartbeat)
 
 	f.mu.Lock()

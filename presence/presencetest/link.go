@@ -74,6 +74,9 @@ func (l *link) beats(qs []presence.Partition) {
 	for _, q := range qs {
 		if any, ok := f.anyBeat[q]; ok && now.Sub(any) > FaultStall {
 			for _, n := range f.nodes {
+				if n == nil { // not started yet
+					continue
+				}
 				n.link.last[q] = n.link.last[q].Add(now.Sub(any))
 			}
 		}

@@ -66,7 +66,7 @@ func connect(t testing.TB, u string) redis.UniversalClient {
 }
 
 // Whole nodes on the scripts, in virtual time.
-func TestFaults(t *testing.T) { presencetest.Faults(t, presencetest.Histories{}, openInBubble) }
+func TestFaults(t *testing.T) { presencetest.Faults(t, presencetest.Histories{N: 40}, openInBubble) }
 
 // Histories that once failed, as they were shrunk.
 func TestFaultsFound(t *testing.T) {
