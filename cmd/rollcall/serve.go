@@ -164,7 +164,7 @@ func newNode(id presence.NodeID, cfg configs.Config, client redis.UniversalClien
 	reg.MustRegister(newCollector(n))
 	if cfg.VerifyInterval > 0 {
 		n.check = redisstore.NewSelfCheck(store, redisstore.SelfCheckOptions{
-			Node: id, Every: cfg.VerifyInterval, Confirm: confirm(cfg), Repair: cfg.VerifyRepair, Compare: n.compare, Metrics: reg,
+			Node: id, Every: cfg.VerifyInterval, Confirm: confirm(cfg), Linger: cfg.HandoverTime(), Repair: cfg.VerifyRepair, Compare: n.compare, Metrics: reg,
 			Found: func(v redisstore.Verified) { logDisagreements(log, v) },
 		})
 	}
