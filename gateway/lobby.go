@@ -49,7 +49,7 @@ type lobby struct {
 
 // place is a session's claim to be let in.
 type place struct {
-	known     []string
+	known     map[string]int64
 	invisible bool
 	answer    func(Welcome) []byte
 	refuse    func(*Problem) []byte
