@@ -48,7 +48,7 @@ type Tokens interface {
 type Hello struct {
 	Token     string
 	Known     map[string]int64 // users to subscribe to at once, and the revisions that the client knows of them
-	Invisible bool     // connect without going online
+	Invisible bool             // connect without going online
 }
 
 // Welcome is what it is told.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -164,10 +165,17 @@ func (w *World) settle() {
 	w.Helper()
 	rig.Within(w, time.Minute, "everybody is connected again", w.churn.connected)
 	rig.Eventually(w, "the watchers are subscribed again", w.watchers.joined)
-	w.mu.Lock()
-	rules := w.rules
-	w.mu.Unlock()
-	w.Elapse(Due(w.Rec.History(), rules) - w.Rec.Now())
+	for before := -1; ; {
+		w.mu.Lock()
+		rules := w.rules
+		w.mu.Unlock()
+		if len(rules.Away) == before { // nothing was put off meanwhile
+			break
+		}
+		before = len(rules.Away)
+		rules.Away = slices.Clone(rules.Away)
+		w.Elapse(Due(w.Rec.History(), rules) - w.Rec.Now())
+	}
 	for i := range w.Nodes {
 		for _, u := range w.read(i) {
 			w.Rec.Add(Entry{Kind: Told, Node: fmt.Sprint("node ", i), User: u.Identity, Rev: u.Rev, Online: u.online()})
