@@ -81,8 +81,10 @@ func (v *watcher) run(ctx context.Context) {
 			return
 		}
 		v.mu.Lock()
+		if v.joined { // an attempt to come back that failed would only make histories longer
+			v.w.Rec.Add(Entry{Kind: Parted, Watcher: v.name, What: err.Error()})
+		}
 		v.joined = false
-		v.w.Rec.Add(Entry{Kind: Parted, Watcher: v.name, What: err.Error()})
 		v.mu.Unlock()
 		_, retry := ending(err)
 		if !sleep(ctx, max(retry, 50*time.Millisecond)) {
