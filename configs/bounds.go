@@ -28,6 +28,9 @@ type Bound struct {
 type Bounds struct {
 	// Departures has each presence.End once.
 	Departures []Bound
+	// Silence is how long no node may beat before that time is counted for nobody: after a longer one, whatever caused
+	// it, what was due is put off by as long as it lasted, as after Redis was away.
+	Silence time.Duration
 	// Repair is the time from Redis being back to every subscriber's view being true again.
 	Repair time.Duration
 }
@@ -50,7 +53,8 @@ func (b Bounds) Write(w io.Writer) error {
 		_, _ = fmt.Fprintf(table, "    %s\t%v\t%s\t%s\n", d.Departure, d.Max, d.What, d.Formula)
 	}
 	_ = table.Flush() // a Builder takes all
-	_, err := fmt.Fprintf(w, "  A user who left is shown offline at the latest after\n\n%s\n  Every view is true again %v after Redis is back.\n", out.String(), b.Repair)
+	_, err := fmt.Fprintf(w, "  A user who left is shown offline at the latest after\n\n%s\n  A silence of all nodes of more than %v comes on top. Every view is true again %v after Redis is back.\n",
+		out.String(), b.Silence, b.Repair)
 	return err
 }
 
@@ -91,9 +95,11 @@ func (c *Config) Bounds() Bounds {
 			{presence.EndOperator, "an operator ended it, or its token or key was revoked", "heartbeat", c.Heartbeat},
 			{presence.EndDrain, "its node stopped, and it does not come back", "handover + heartbeat", c.HandoverTime() + c.Heartbeat},
 			{presence.EndNodeLost, "its node was killed, or cut off from Redis", "lease_ttl + heartbeat", c.LeaseTTL + c.Heartbeat},
-			{presence.EndAway, "any of these while Redis was away, from when it is back", "max(linger, lease_ttl) + 2 × heartbeat",
+			{presence.EndAway, "any of these while Redis was away or no node ran, from when both are back", "max(linger, lease_ttl) + 2 × heartbeat",
 				max(c.Linger, c.LeaseTTL) + 2*c.Heartbeat},
 		},
-		Repair: c.Heartbeat,
+		// A lease may be long; lingers are not, and an outage of any length eats into them.
+		Silence: min(c.LeaseTTL/2, 2*c.Heartbeat),
+		Repair:  c.Heartbeat,
 	}
 }

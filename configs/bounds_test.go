@@ -18,8 +18,8 @@ func TestBounds(t *testing.T) {
 	}
 	c := configs.Default()
 	b := c.Bounds()
-	if len(b.Departures) != len(presence.Ends()) || b.Repair != 3*time.Second {
-		t.Errorf("%d bounds and repair within %v; want one for each of %d ends, and 3 s", len(b.Departures), b.Repair, len(presence.Ends()))
+	if len(b.Departures) != len(presence.Ends()) || b.Repair != 3*time.Second || b.Silence != 5*time.Second {
+		t.Errorf("%d bounds, repair within %v, silence of %v; want one for each of %d ends, 3 s and 5 s", len(b.Departures), b.Repair, b.Silence, len(presence.Ends()))
 	}
 	for how, seconds := range want {
 		if got := b.Of(how); got != time.Duration(seconds)*time.Second {

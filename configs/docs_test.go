@@ -111,6 +111,8 @@ top, milliseconds as a rule. Where a service has its own linger, that counts.
 	for _, d := range bounds.Departures {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %v |\n", d.Departure, d.What, d.Formula, d.Max)
 	}
+	fmt.Fprintf(&b, "\nA time in which no node's heartbeat came through, longer than the smaller of half of lease_ttl and two heartbeats (%v), is counted for nobody, "+
+		"whether Redis or all nodes were away or the machine was too busy: what was due is put off by as long as it lasted.\n", bounds.Silence)
 	fmt.Fprintf(&b, "\nAfter Redis was away every subscriber's view is true again within a heartbeat (%v).\n", bounds.Repair)
 	return b.String()
 }

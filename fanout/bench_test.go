@@ -39,7 +39,7 @@ func newAudience(tb testing.TB, subs int) *audience {
 		b := &fanout.Mailbox{}
 		b.Init(ann.Service, 0, func() { a.wakes++ })
 		a.Attach(b)
-		if err := a.Subscribe(context.Background(), b, []string{ann.Identity}, func([]presence.Snapshot) []byte { return []byte("x") }); err != nil {
+		if err := a.Subscribe(context.Background(), b, []string{ann.Identity}, nil, func([]presence.Snapshot) []byte { return []byte("x") }); err != nil {
 			tb.Fatal(err)
 		}
 		a.boxes = append(a.boxes, b)
@@ -125,7 +125,7 @@ func TestMemory(t *testing.T) {
 	for i := range boxes {
 		boxes[i].Init(ann.Service, 0, wake)
 		n.Attach(&boxes[i])
-		if err := n.Subscribe(t.Context(), &boxes[i], names[i:i+1], answer); err != nil {
+		if err := n.Subscribe(t.Context(), &boxes[i], names[i:i+1], nil, answer); err != nil {
 			t.Fatal(err)
 		}
 		for len(boxes[i].Next(nil)) > 0 {
@@ -203,7 +203,7 @@ func BenchmarkSubscribe(b *testing.B) {
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := a.Subscribe(b.Context(), a.boxes[0], names, func([]presence.Snapshot) []byte { return nil }); err != nil {
+				if err := a.Subscribe(b.Context(), a.boxes[0], names, nil, func([]presence.Snapshot) []byte { return nil }); err != nil {
 					b.Fatal(err)
 				}
 				a.Unsubscribe(a.boxes[0], names)

@@ -250,13 +250,15 @@ func (h *Hub) Unsubscribe(b *Mailbox, identities []string) {
 // Subscribe subscribes the mailbox's session to users of its service and puts
 // answer(snapshots), in the order asked, in line for it: the session sees each
 // user's snapshot before any update of it that is newer, and no other update of it
-// after. Being subscribed already is fine, and so is asking twice.
+// after. Being subscribed already is fine, and so is asking twice. known has the
+// revisions that the client was told of some of them elsewhere, and may be nil: a
+// snapshot that may tell another state than such a one has a revision above it.
 //
 // It blocks until the store has answered, and before that while earlier answers of
 // the mailbox's size have not been taken. On error nothing new is subscribed and
 // nothing is answered: ErrTooMany beyond the session's limit, ErrNoService,
 // ErrDetached, ErrFull, KindUnavailable, or the context's cause.
-func (h *Hub) Subscribe(ctx context.Context, b *Mailbox, identities []string, answer func([]presence.Snapshot) []byte) error {
+func (h *Hub) Subscribe(ctx context.Context, b *Mailbox, identities []string, known map[string]int64, answer func([]presence.Snapshot) []byte) error {
 	ten := b.tenant
 	if err := h.load(ctx, ten); err != nil {
 		return err
@@ -326,7 +328,7 @@ func (h *Hub) Subscribe(ctx context.Context, b *Mailbox, identities []string, an
 			if u := part.took(s.t, s.t.read(&users[i], began[i], s)); u != nil {
 				h.dispatch(s.t, u, w)
 			}
-			snapshots[i] = s.t.snapshot(&users[i], b.take(s))
+			snapshots[i] = s.t.snapshot(&users[i], b.take(s), known[identities[i]])
 		}
 		part.mu.Unlock()
 	}

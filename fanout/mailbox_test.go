@@ -204,14 +204,14 @@ func TestSubscribeWaitsForRoom(t *testing.T) {
 		b.Init(sid, 1000, func() {})
 		n.Attach(&b)
 		large := func([]presence.Snapshot) []byte { return make([]byte, 5000) }
-		if err := n.Subscribe(t.Context(), &b, []string{"ann"}, large); err != nil {
+		if err := n.Subscribe(t.Context(), &b, []string{"ann"}, nil, large); err != nil {
 			t.Fatalf("the first answer, larger than the mailbox: %v", err)
 		}
 		if err := b.Control(make([]byte, 100)); err != nil {
 			t.Errorf("Control behind a large answer = %v", err)
 		}
 		second := make(chan error, 1)
-		go func() { second <- n.Subscribe(t.Context(), &b, []string{"bob"}, large) }()
+		go func() { second <- n.Subscribe(t.Context(), &b, []string{"bob"}, nil, large) }()
 		synctest.Wait()
 		select {
 		case err := <-second:
@@ -224,11 +224,11 @@ func TestSubscribeWaitsForRoom(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(errors.New("over"))
-		if err := n.Subscribe(ctx, &b, []string{"cyd"}, large); err == nil || err.Error() != "over" {
+		if err := n.Subscribe(ctx, &b, []string{"cyd"}, nil, large); err == nil || err.Error() != "over" {
 			t.Errorf("Subscribe without room = %v; want the context's cause", err)
 		}
 		n.Detach(&b)
-		if err := n.Subscribe(t.Context(), &b, []string{"cyd"}, large); !errors.Is(err, fanout.ErrDetached) {
+		if err := n.Subscribe(t.Context(), &b, []string{"cyd"}, nil, large); !errors.Is(err, fanout.ErrDetached) {
 			t.Errorf("Subscribe after Detach = %v; want ErrDetached", err)
 		}
 		if err := b.Control(nil); !errors.Is(err, fanout.ErrDetached) {

@@ -93,7 +93,7 @@ func newClient(h *fanout.Hub, service string, maxBytes int) *client {
 
 func (c *client) subscribe(ctx context.Context, identities ...string) error {
 	known := maps.Clone(c.wanted)
-	err := c.hub.Subscribe(ctx, &c.box, identities, func(list []presence.Snapshot) []byte {
+	err := c.hub.Subscribe(ctx, &c.box, identities, nil, func(list []presence.Snapshot) []byte {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.sent++

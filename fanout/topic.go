@@ -248,11 +248,26 @@ func (t *topic) look(reasons presence.Reasons, existence bool, u *presence.User)
 	return &Update{Service: t.tenant.sid, Reasons: reasons, View: v}
 }
 
+// flips is as far as flips of the switch put a service's revision ahead of the clock: 1 s each.
+const flips = 60_000
+
+// ahead tells that the user last changed at about the time of a flip, which put the
+// service's revision ahead of the clock: its state before the change is known by that
+// revision, too, on nodes that showed it.
+func (t *topic) ahead() bool {
+	flip := t.tenant.service.Load().Rev
+	return t.rec.sid != "" && t.rec.rev <= flip && t.rec.rev > flip-flips
+}
+
 // snapshot is the user as a new subscriber sees it: the newest reachability, and
-// the profile as it read it, or as what waits for it tells since.
-func (t *topic) snapshot(u *presence.User, waiting *Update) presence.Snapshot {
+// the profile as it read it, or as what waits for it tells since. known is the
+// revision that the subscriber was told elsewhere, if any.
+func (t *topic) snapshot(u *presence.User, waiting *Update, known int64) presence.Snapshot {
 	v := t.view()
 	v.Rev = max(v.Rev, t.shown)
+	if known == v.Rev && t.ahead() {
+		v.Rev++
+	}
 	v.Online, v.Notifiable = t.online, t.notifiable
 	t.shown, t.seen = v.Rev, true
 	if v.SID == "" {

@@ -59,7 +59,7 @@ type line struct {
 
 // place is a session's claim to be let in.
 type place struct {
-	known     []string
+	known     map[string]int64
 	invisible bool
 	answer    func(Welcome) []byte
 	refuse    func(*Problem) []byte

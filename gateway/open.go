@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/rollcall-presence/rollcall/auth"
@@ -33,7 +35,7 @@ type Services interface {
 type Hub interface {
 	Attach(b *fanout.Mailbox)
 	Detach(b *fanout.Mailbox)
-	Subscribe(ctx context.Context, b *fanout.Mailbox, identities []string, answer func([]presence.Snapshot) []byte) error
+	Subscribe(ctx context.Context, b *fanout.Mailbox, identities []string, known map[string]int64, answer func([]presence.Snapshot) []byte) error
 	Unsubscribe(b *fanout.Mailbox, identities []string)
 }
 
@@ -47,8 +49,8 @@ type Tokens interface {
 // Hello is what a client asks for when it comes.
 type Hello struct {
 	Token     string
-	Known     []string // users to subscribe to at once
-	Invisible bool     // connect without going online
+	Known     map[string]int64 // users to subscribe to at once, and the revisions that the client knows of them
+	Invisible bool             // connect without going online
 }
 
 // Welcome is what it is told.
@@ -57,7 +59,7 @@ type Welcome struct {
 	Key     presence.Key
 	Service presence.Service
 	User    presence.Snapshot   // its own
-	Known   []presence.Snapshot // of Hello.Known, in that order
+	Known   []presence.Snapshot // of Hello.Known, in the order of their identities
 	Ping    time.Duration
 }
 
@@ -223,7 +225,7 @@ func (s *Session) identify(h Hello) error {
 	if len(h.Known) > s.srv.opt.Limits.Subscriptions {
 		return fanout.ErrTooMany
 	}
-	for _, identity := range h.Known {
+	for identity := range h.Known {
 		if p := s.srv.checkIdentity(identity); p != nil {
 			return p
 		}
@@ -265,7 +267,7 @@ func (s *Session) enter(ctx context.Context, p *place) error {
 	}
 	w := Welcome{Session: s.id, Key: s.key, Service: service, User: service.View(user), Ping: s.srv.opt.Timers.Ping}
 	if len(p.known) > 0 {
-		err = s.srv.opt.Hub.Subscribe(ctx, &s.mail, p.known, func(known []presence.Snapshot) []byte {
+		err = s.srv.opt.Hub.Subscribe(ctx, &s.mail, slices.Sorted(maps.Keys(p.known)), p.known, func(known []presence.Snapshot) []byte {
 			w.Known = known
 			return p.answer(w)
 		})
@@ -384,7 +386,7 @@ func (s *Session) Subscribe(ctx context.Context, identities []string, answer fun
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.srv.opt.Timers.Request)
 	defer cancel()
-	if err := s.srv.opt.Hub.Subscribe(ctx, &s.mail, identities, answer); err != nil {
+	if err := s.srv.opt.Hub.Subscribe(ctx, &s.mail, identities, nil, answer); err != nil {
 		if errors.Is(err, fanout.ErrFull) {
 			s.close(CloseSlow, presence.EndStuck, nil, 0)
 		}

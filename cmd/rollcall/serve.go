@@ -73,8 +73,7 @@ func serve(ctx context.Context, cfg configs.Config, stdout, stderr io.Writer) er
 
 	store := redisstore.New(client, redisstore.Options{
 		Prefix: cfg.KeyPrefix, Partitions: cfg.Partitions, Lease: cfg.LeaseTTL,
-		// A lease may be long; lingers are not, and an outage of any length eats into them.
-		Stall: min(cfg.LeaseTTL/2, 2*cfg.Heartbeat),
+		Stall: cfg.Bounds().Silence,
 	})
 	startCtx, cancel := context.WithTimeout(ctx, startTimeout)
 	err = store.Init(startCtx, cfg.AccountSID)

@@ -10,7 +10,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"maps"
 	"slices"
 	"time"
 	"unicode/utf8"
@@ -100,7 +99,7 @@ func (h *handler) first(ctx context.Context, r *request, err error) {
 	id, known := r.ID, r.Known
 	h.session.Open(ctx, gateway.Hello{
 		Token:     *r.Token,
-		Known:     slices.Sorted(maps.Keys(known)),
+		Known:     known,
 		Invisible: r.Invisible,
 	}, func(w gateway.Welcome) []byte { return encodeWelcome(w, known) },
 		func(p *gateway.Problem) []byte { return encodeError(id, p) })

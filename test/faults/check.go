@@ -245,6 +245,7 @@ func Check(h History, r Rules) Verdict {
 // Due is when all that must be told of a history has been told, if nothing more happens.
 func Due(h History, r Rules) time.Duration {
 	c := index(h, r)
+	r = c.r
 	var due time.Duration
 	for _, sessions := range c.users {
 		if slices.ContainsFunc(sessions, func(s *session) bool { return s.opened != never && s.ended == never }) {
@@ -262,6 +263,7 @@ func Due(h History, r Rules) time.Duration {
 
 // index sorts the entries out.
 func index(h History, r Rules) *checker {
+	r.Away = slices.SortedFunc(slices.Values(r.Away), func(a, b Away) int { return cmp.Compare(a.To, b.To) })
 	c := &checker{
 		h: h, r: r, end: h.End, users: map[string][]*session{}, watchers: map[string]*watching{}, rest: map[string][]told{},
 		v: Verdict{Excused: map[string]int{}, Took: map[string][]time.Duration{}},

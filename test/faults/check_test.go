@@ -283,3 +283,31 @@ func TestCheckNoticesAnything(t *testing.T) {
 		}
 	}
 }
+
+// A silence after the fault puts off what was due, each by as much as it is declared, in whatever order they are.
+func TestPutOff(t *testing.T) {
+	r := rules
+	r.NodeFails = true
+	story := story{}.joined(0, "w").opened(1000, "ada", "s1").seen(1005, "w", "ada", "true").ended(5000, "ada", "s1", Drop).
+		seen(30_000, "w", "ada", "false")
+	for _, tt := range []struct {
+		name string
+		away []Away
+		want string
+	}{
+		{"none", nil, InTime},
+		{"long enough", []Away{{From: ms(4000), To: ms(17_000)}}, ""},
+		{"too short", []Away{{From: ms(4000), To: ms(14_000)}}, InTime},
+		{"over when it was due", []Away{{From: ms(1000), To: ms(1500)}}, InTime},
+		{"the later is told first", []Away{{From: ms(19_500), To: ms(25_000)}, {From: ms(4000), To: ms(9000)}}, ""},
+	} {
+		r.Away = tt.away
+		got := ""
+		for _, v := range Check(story.history(60_000), r).Violations {
+			got = v.Rule
+		}
+		if got != tt.want {
+			t.Errorf("%s: %q is broken; want %q", tt.name, got, tt.want)
+		}
+	}
+}

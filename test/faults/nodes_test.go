@@ -25,7 +25,7 @@ func TestKillNode(t *testing.T) {
 func TestKillAllNodes(t *testing.T) {
 	Scenario{
 		Name: "kill -9 of all nodes at once, which are started again", Guarantees: "G1, G5, G7",
-		Bound: "who does not come back is offline once, within lease + heartbeat of the first node's return; nobody else",
+		Bound: "who does not come back is offline once, within lease + two heartbeats of the first node's return; nobody else",
 		Fault: func(w *World) {
 			var from time.Duration
 			for i := range w.Nodes {

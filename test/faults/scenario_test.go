@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"hash/fnv"
@@ -104,10 +105,17 @@ func (s Scenario) run(t *testing.T) {
 	start := time.Now()
 
 	w.Elapse(w.pick(2*time.Second, 5*time.Second))
+	watching, quit := context.WithCancel(t.Context())
+	var stalls sync.WaitGroup
+	stalls.Go(func() { w.stalls(watching) })
+	defer stalls.Wait()
+	defer quit()
 	s.Fault(w)
 	w.Elapse(w.pick(4*time.Second, 10*time.Second))
 	w.churn.stop()
 	w.settle()
+	quit()
+	stalls.Wait()
 	w.watchers.stop()
 	h := w.Rec.History()
 	took := time.Since(start)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,8 +81,10 @@ func (v *watcher) run(ctx context.Context) {
 			return
 		}
 		v.mu.Lock()
+		if v.joined { // an attempt to come back that failed would only make histories longer
+			v.w.Rec.Add(Entry{Kind: Parted, Watcher: v.name, What: err.Error()})
+		}
 		v.joined = false
-		v.w.Rec.Add(Entry{Kind: Parted, Watcher: v.name, What: err.Error()})
 		v.mu.Unlock()
 		_, retry := ending(err)
 		if !sleep(ctx, max(retry, 50*time.Millisecond)) {
@@ -164,10 +167,17 @@ func (w *World) settle() {
 	w.Helper()
 	rig.Within(w, time.Minute, "everybody is connected again", w.churn.connected)
 	rig.Eventually(w, "the watchers are subscribed again", w.watchers.joined)
-	w.mu.Lock()
-	rules := w.rules
-	w.mu.Unlock()
-	w.Elapse(Due(w.Rec.History(), rules) - w.Rec.Now())
+	for before := -1; ; {
+		w.mu.Lock()
+		rules := w.rules
+		w.mu.Unlock()
+		if len(rules.Away) == before { // nothing was put off meanwhile
+			break
+		}
+		before = len(rules.Away)
+		rules.Away = slices.Clone(rules.Away)
+		w.Elapse(Due(w.Rec.History(), rules) - w.Rec.Now())
+	}
 	for i := range w.Nodes {
 		for _, u := range w.read(i) {
 			w.Rec.Add(Entry{Kind: Told, Node: fmt.Sprint("node ", i), User: u.Identity, Rev: u.Rev, Online: u.online()})

@@ -282,23 +282,47 @@ func (n *Node) Online(sid, identity string) *bool {
 // Scrape is what /metrics says.
 func (n *Node) Scrape() string {
 	n.t.Helper()
-	res, err := http.Get("http://" + n.Admin + "/metrics") //nolint:noctx // answers at once
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	text, err := n.scrape(ctx)
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	return text
+}
+
+func (n *Node) scrape(ctx context.Context) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.Admin+"/metrics", http.NoBody)
+	if err != nil {
+		return "", err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
 	defer func() { _ = res.Body.Close() }()
 	b, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != http.StatusOK {
-		n.t.Fatalf("/metrics: %s, %v", res.Status, err)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("/metrics: %s", res.Status)
 	}
-	return string(b)
+	return string(b), err
 }
 
 // Metrics are the samples of /metrics, by name and labels as they are written there.
 func (n *Node) Metrics() map[string]float64 {
 	n.t.Helper()
+	return parse(n.Scrape())
+}
+
+// TryMetric is one of Metrics, of a node that may not answer.
+func (n *Node) TryMetric(ctx context.Context, sample string) (float64, error) {
+	text, err := n.scrape(ctx)
+	return parse(text)[sample], err
+}
+
+func parse(text string) map[string]float64 {
 	samples := map[string]float64{}
-	for line := range strings.Lines(n.Scrape()) {
+	for line := range strings.Lines(text) {
 		name, value, ok := strings.Cut(strings.TrimSpace(line), " ")
 		if v, err := strconv.ParseFloat(value, 64); ok && err == nil && name != "#" {
 			samples[name] = v
