@@ -153,7 +153,7 @@ type faulty struct {
 	mu       sync.Mutex // guards the following
 	open     map[presence.SessionID]*truth
 	endable  map[presence.SessionID]bool
-	deleted  map[presence.Key]bool // a deletion that was not lost, and nobody wished to connect since
+	deleted  map[presence.Key]bool // a deletion that was not lost, and no wish to connect was carried out since
 	last     map[presence.Key]presence.Event
 	revs     map[presence.Key]int64
 	offline  map[presence.Key]bool // the last event, with nothing since that would excuse another
@@ -389,9 +389,6 @@ func (f *faulty) play(s Fault) error {
 func (f *faulty) connect(n *faultNode, k presence.Key) {
 	f.sessions++
 	id := presence.SessionID(fmt.Sprintf("%0*d", presence.SessionIDLen, f.sessions))
-	f.mu.Lock()
-	delete(f.deleted, k)
-	f.mu.Unlock()
 	f.async(func() {
 		ctx, cancel := context.WithTimeout(f.t.Context(), faultRequest)
 		defer cancel()

@@ -79,6 +79,11 @@ func TestFaultsFound(t *testing.T) {
 		"session ends between an outage and the first heartbeat": {
 			{Op: "open", Who: ada}, {Op: "snapshot"}, {Op: "wait", Seconds: 29}, {Op: "fail over"}, {Op: "drain"},
 		},
+		// The client gave up; its wish, carried out late, is as one that came after the deletion.
+		"user connects on a node that hangs, and is deleted": {
+			{Op: "open", Who: presencetest.Who{User: 1}}, {Op: "link", Link: presencetest.LinkHang},
+			{Op: "open", Who: presencetest.Who{User: 1}}, {Op: "delete user", Who: presencetest.Who{User: 1}},
+		},
 		// The node knows the service still when it registers its sessions anew, after the last purge.
 		"service deleted while a node is cut off": {
 			{Op: "open", Who: bob}, {Op: "link", Link: presencetest.LinkCut}, {Op: "wait", Seconds: 20}, {Op: "delete service"}, {Op: "wait", Seconds: 44},
