@@ -84,6 +84,10 @@ func TestFaultsFound(t *testing.T) {
 			{Op: "open", Who: presencetest.Who{User: 1}}, {Op: "link", Link: presencetest.LinkHang},
 			{Op: "open", Who: presencetest.Who{User: 1}}, {Op: "delete user", Who: presencetest.Who{User: 1}},
 		},
+		// The service is read while the run of the counter is unknown, and is lost before the next heartbeat.
+		"data are lost again before a heartbeat": {
+			{Op: "lose"}, {Op: "wait", Seconds: 4}, {Op: "fail over"}, {Op: "open", Who: presencetest.Who{Service: 1, User: 2}}, {Op: "lose"},
+		},
 		// The node knows the service still when it registers its sessions anew, after the last purge.
 		"service deleted while a node is cut off": {
 			{Op: "open", Who: bob}, {Op: "link", Link: presencetest.LinkCut}, {Op: "wait", Seconds: 20}, {Op: "delete service"}, {Op: "wait", Seconds: 44},
