@@ -492,7 +492,7 @@ func (f *faulty) operate(ctx context.Context, s Fault) error {
 		excuse(func(o presence.Key) bool { return o == k })
 		if err = f.Store.DeleteUser(ctx, k); err == nil {
 			f.mu.Lock()
-			f.deleted[k] = true
+			f.deleted[k] = !f.unheardLocked(k)
 			f.mu.Unlock()
 			f.wake()
 		}
@@ -509,6 +509,17 @@ func (f *faulty) operate(ctx context.Context, s Fault) error {
 		return nil // lost, or deleted already
 	}
 	return err
+}
+
+// unheardLocked reports whether a session of k is open that the store may have lost with its data: no deletion
+// reaches it, and its node will register it, and its user, anew.
+func (f *faulty) unheardLocked(k presence.Key) bool {
+	for _, tr := range f.open {
+		if f.lost && tr.key == k && !tr.node.link.reliable(f.Store.Partition(k)) {
+			return true
+		}
+	}
+	return false
 }
 
 // listeners are the nodes that events reach.
