@@ -126,6 +126,9 @@ func (d *Directory) refresh(ctx context.Context, sid string, e *entry, again boo
 		e.service, e.known = v, true
 	}
 	d.mu.Unlock()
+	if !known && !gone && run == "" {
+		d.Changed(sid) // has Serve ask for the run, without which a copy cannot be written back
+	}
 	if known && (gone || old != v) {
 		for _, f := range watchers {
 			f(old, v, !gone)

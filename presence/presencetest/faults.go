@@ -153,7 +153,7 @@ type faulty struct {
 	mu       sync.Mutex // guards the following
 	open     map[presence.SessionID]*truth
 	endable  map[presence.SessionID]bool
-	deleted  map[presence.Key]bool // a deletion that was not lost, and nobody wished to connect since
+	deleted  map[presence.Key]bool // a deletion that was not lost, and no wish to connect was carried out since
 	last     map[presence.Key]presence.Event
 	revs     map[presence.Key]int64
 	offline  map[presence.Key]bool // the last event, with nothing since that would excuse another
@@ -389,9 +389,6 @@ func (f *faulty) play(s Fault) error {
 func (f *faulty) connect(n *faultNode, k presence.Key) {
 	f.sessions++
 	id := presence.SessionID(fmt.Sprintf("%0*d", presence.SessionIDLen, f.sessions))
-	f.mu.Lock()
-	delete(f.deleted, k)
-	f.mu.Unlock()
 	f.async(func() {
 		ctx, cancel := context.WithTimeout(f.t.Context(), faultRequest)
 		defer cancel()
@@ -495,7 +492,7 @@ func (f *faulty) operate(ctx context.Context, s Fault) error {
 		excuse(func(o presence.Key) bool { return o == k })
 		if err = f.Store.DeleteUser(ctx, k); err == nil {
 			f.mu.Lock()
-			f.deleted[k] = true
+			f.deleted[k] = !f.unheardLocked(k)
 			f.mu.Unlock()
 			f.wake()
 		}
@@ -512,6 +509,17 @@ func (f *faulty) operate(ctx context.Context, s Fault) error {
 		return nil // lost, or deleted already
 	}
 	return err
+}
+
+// unheardLocked reports whether a session of k is open that the store may have lost with its data: no deletion
+// reaches it, and its node will register it, and its user, anew.
+func (f *faulty) unheardLocked(k presence.Key) bool {
+	for _, tr := range f.open {
+		if f.lost && tr.key == k && !tr.node.link.reliable(f.Store.Partition(k)) {
+			return true
+		}
+	}
+	return false
 }
 
 // listeners are the nodes that events reach.

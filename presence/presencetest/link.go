@@ -144,8 +144,23 @@ func call[T any](ctx context.Context, l *link, f func(context.Context) (T, error
 	return f(whole)
 }
 
+// wished notes that clients who connect as users are let in now, perhaps long after they gave up: those
+// are to be there, also if they were deleted since.
+func (l *link) wished(sessions ...presence.Held) {
+	l.f.mu.Lock()
+	defer l.f.mu.Unlock()
+	for _, h := range sessions {
+		if h.UserSID == "" {
+			delete(l.f.deleted, h.Key)
+		}
+	}
+}
+
 func (l *link) Register(ctx context.Context, p presence.Partition, n presence.NodeID, sessions []presence.Held) (presence.Registered, error) {
-	return call(ctx, l, func(ctx context.Context) (presence.Registered, error) { return l.Store.Register(ctx, p, n, sessions) })
+	return call(ctx, l, func(ctx context.Context) (presence.Registered, error) {
+		l.wished(sessions...)
+		return l.Store.Register(ctx, p, n, sessions)
+	})
 }
 
 func (l *link) Open(ctx context.Context, p presence.Partition, n presence.NodeID, h presence.Held) (presence.Registered, presence.User, error) {
@@ -154,6 +169,7 @@ func (l *link) Open(ctx context.Context, p presence.Partition, n presence.NodeID
 		u presence.User
 	}
 	o, err := call(ctx, l, func(ctx context.Context) (o opened, err error) {
+		l.wished(h)
 		o.r, o.u, err = l.Store.Open(ctx, p, n, h)
 		return o, err
 	})

@@ -79,6 +79,20 @@ func TestFaultsFound(t *testing.T) {
 		"session ends between an outage and the first heartbeat": {
 			{Op: "open", Who: ada}, {Op: "snapshot"}, {Op: "wait", Seconds: 29}, {Op: "fail over"}, {Op: "drain"},
 		},
+		// The client gave up; its wish, carried out late, is as one that came after the deletion.
+		"user connects on a node that hangs, and is deleted": {
+			{Op: "open", Who: presencetest.Who{User: 1}}, {Op: "link", Link: presencetest.LinkHang},
+			{Op: "open", Who: presencetest.Who{User: 1}}, {Op: "delete user", Who: presencetest.Who{User: 1}},
+		},
+		// No deletion reaches a session that the store has lost, and its node not told of again.
+		"user deleted right after a failover": {
+			{Op: "open", Who: presencetest.Who{User: 1}}, {Op: "fail over"},
+			{Op: "open", Node: 1, Who: presencetest.Who{User: 1}}, {Op: "delete user", Who: presencetest.Who{User: 1}},
+		},
+		// The service is read while the run of the counter is unknown, and is lost before the next heartbeat.
+		"data are lost again before a heartbeat": {
+			{Op: "lose"}, {Op: "wait", Seconds: 4}, {Op: "fail over"}, {Op: "open", Who: presencetest.Who{Service: 1, User: 2}}, {Op: "lose"},
+		},
 		// The node knows the service still when it registers its sessions anew, after the last purge.
 		"service deleted while a node is cut off": {
 			{Op: "open", Who: bob}, {Op: "link", Link: presencetest.LinkCut}, {Op: "wait", Seconds: 20}, {Op: "delete service"}, {Op: "wait", Seconds: 44},
