@@ -48,8 +48,11 @@ type Options struct {
 	// HTTPClient makes the connection; nil means one with small buffers, made for many connections. Header goes with it.
 	HTTPClient *http.Client
 	Header     http.Header
-	// DialTimeout bounds an attempt to connect, to the welcome. Default 15 s.
+	// DialTimeout bounds an attempt to connect. Default 15 s.
 	DialTimeout time.Duration
+	// WelcomeTimeout is how long the gateway may take for its welcome then: more than it has new sessions wait while
+	// its store is away, which is 30 s unless configured otherwise. Default 45 s.
+	WelcomeTimeout time.Duration
 	// BackoffBase and BackoffLimit bound the wait between attempts: the ceiling begins at the first, and doubles up to
 	// the second. Default 500 ms and 30 s.
 	BackoffBase, BackoffLimit time.Duration
@@ -104,6 +107,7 @@ func Dial(ctx context.Context, url string, opt Options) (*Client, error) {
 		opt.HTTPClient = shared()
 	}
 	setDefault(&opt.DialTimeout, 15*time.Second)
+	setDefault(&opt.WelcomeTimeout, 45*time.Second)
 	setDefault(&opt.BackoffBase, 500*time.Millisecond)
 	setDefault(&opt.BackoffLimit, 30*time.Second)
 	setDefault(&opt.MaxFrame, 32<<20)

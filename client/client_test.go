@@ -324,6 +324,22 @@ func closedChan() chan struct{} {
 	return c
 }
 
+// A gateway whose store is away lets its clients wait for 30 s: they keep their place.
+func TestWaitsForWelcome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hc := serve(t, script{talk: func(p *peer) {
+			p.expect("hello")
+			time.Sleep(29 * time.Second)
+			p.send(`{"type":"welcome","session":"s1","ping_interval_ms":25000,"user":{"identity":"me","rev":3}}`)
+			p.wait()
+		}})
+		c, _ := dial(t, hc, nil)
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestSilentServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const alive = 10 * time.Minute

@@ -99,9 +99,9 @@ func (c *Client) session(ctx context.Context) (lived time.Duration, err error) {
 		return 0, fmt.Errorf("get a token: %w", err)
 	}
 	l := &link{lost: make(chan struct{}), began: time.Now()}
-	greeting, cancel := context.WithTimeout(ctx, c.opt.DialTimeout)
-	defer cancel()
-	if l.conn, err = c.dial(greeting, l.hear); err != nil {
+	dialing, dialed := context.WithTimeout(ctx, c.opt.DialTimeout)
+	defer dialed()
+	if l.conn, err = c.dial(dialing, l.hear); err != nil {
 		return 0, err
 	}
 	defer l.conn.CloseNow()
@@ -111,6 +111,8 @@ func (c *Client) session(ctx context.Context) (lived time.Duration, err error) {
 	if err := l.write(ctx, hello); err != nil {
 		return 0, err
 	}
+	greeting, cancel := context.WithTimeout(ctx, c.opt.WelcomeTimeout)
+	defer cancel()
 	var first, refusal *message
 	for first == nil {
 		err := l.read(greeting, func(m *message) error {

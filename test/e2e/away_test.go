@@ -60,7 +60,7 @@ func redisAway(t *testing.T, away, back func(*testing.T, *testkit.Server)) {
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 			defer cancel()
-			c, err := client.Dial(ctx, n.WS(), client.Options{Token: rig.Mint(sid, id), DialTimeout: 35 * time.Second})
+			c, err := client.Dial(ctx, n.WS(), client.Options{Token: rig.Mint(sid, id)})
 			if err != nil {
 				failed <- fmt.Errorf("%s: %w", id, err)
 				return

@@ -7,7 +7,8 @@
 const PROTOCOL = 'rollcall.v1.json';
 const BASE_MS = 1000;
 const CAP_MS = 30_000;
-const ANSWER_MS = 10_000; // for a welcome, or the answer to a request
+const ANSWER_MS = 10_000; // for a connection, or the answer to a request
+const WELCOME_MS = 45_000; // more than the gateway has a session wait while its store is away
 const PONG_MS = 8000;
 const LOST = { 1001: 'The gateway is going away.', 1006: 'The connection was lost.', 1012: 'The gateway is restarting.' };
 const FINAL = new Set([1002, 1003, 1007, 1009]); // we broke the protocol, and would again; so from 3500 to 3999
@@ -149,13 +150,20 @@ export class Session {
     ws.onopen = () => this.#ws === ws && this.#hello(token);
     ws.onmessage = (event) => this.#ws === ws && this.#frame(event.data);
     ws.onclose = (event) => this.#ws === ws && this.#closed(event);
-    this.#timer('answer', ANSWER_MS, () => {
+    this.#answerWithin(ANSWER_MS);
+  }
+
+  // answerWithin gives the connection up unless it has its welcome, or is asked again, until then.
+  #answerWithin(ms) {
+    const ws = this.#ws;
+    this.#timer('answer', ms, () => {
       ws.close();
       this.#retry('The gateway did not answer in time.');
     });
   }
 
   #hello(token) {
+    this.#answerWithin(WELCOME_MS);
     const hello = { type: 'hello', token, batch: true };
     if (this.#invisible) hello.invisible = true;
     const seen = [...this.known].filter(([, rev]) => rev !== undefined).map(([identity]) => identity);
