@@ -4,6 +4,8 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,16 +37,24 @@ var waitOutcomes = []string{waitLetIn, waitFull, waitTimeout, waitRefused, waitL
 var errAway = &presence.Error{Op: "open", Kind: presence.KindUnavailable, Err: errors.New("others wait for the store")}
 
 // lobby is where sessions wait that came while the store was away: their token is
-// checked, and they are registered, in the order in which they came and a few at a
-// time, when it is back. Until then presence knows nothing of them.
+// checked, and they are registered, a few at a time, when it is back. Until then
+// presence knows nothing of them. They wait in a line for each partition, in the order in
+// which they came, so that who needs a part of the store that is away, such as one
+// primary of a Cluster, does not hold up the others.
 type lobby struct {
 	srv     *Server
-	away    atomic.Bool   // nothing that was tried has been answered since somebody came in
 	arrived chan struct{} // told when somebody came in
 
-	mu    sync.Mutex // guards the following, and the place of each session
-	queue list.List  // of *Session: who is not being let in just now
-	size  int        // how many there are, including those
+	mu    sync.Mutex                   // guards the following, what they hold, and the place of each session
+	lines map[presence.Partition]*line // those in which anybody waits
+	size  int                          // how many wait, in all lines
+}
+
+// line is who waits for a partition.
+type line struct {
+	queue list.List // of *Session: who is not being let in just now
+	size  int       // how many there are, including those
+	away  bool      // nothing that was tried has been answered since somebody came in
 }
 
 // place is a session's claim to be let in.
@@ -60,22 +70,23 @@ type place struct {
 	registered bool // one was
 
 	// The following are guarded by lobby.mu.
-	in      bool          // in the lobby
-	element *list.Element // in lobby.queue
+	line    *line         // in which it waits; nil while it is not in the lobby
+	element *list.Element // in line.queue
 	trying  chan struct{} // closed when the attempt to let it in is over; nil while there is none
 	cancel  context.CancelFunc
 }
 
-func newLobby(srv *Server) *lobby { return &lobby{srv: srv, arrived: make(chan struct{}, 1)} }
+func newLobby(srv *Server) *lobby {
+	return &lobby{srv: srv, arrived: make(chan struct{}, 1), lines: map[presence.Partition]*line{}}
+}
 
-// closed reports whether there is no use in asking the store: others ask for all.
-func (l *lobby) closed() bool {
-	if !l.away.Load() {
-		return false
-	}
+// closed reports whether there is no use in asking the store for a user: others ask.
+func (l *lobby) closed(k presence.Key) bool {
+	q := l.srv.opt.Presence.Partition(k)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.size > 0
+	line := l.lines[q]
+	return line != nil && line.away
 }
 
 // add lets a session wait that is refused for a problem, and returns nil or why it must
@@ -104,9 +115,15 @@ func (l *lobby) add(s *Session, p *place, problem *Problem) *Problem {
 	s.mu.Unlock()
 	l.srv.wheel.schedule(s, now)
 
-	l.away.Store(true)
+	q := l.srv.opt.Presence.Partition(s.key)
 	l.mu.Lock()
-	p.in, p.element = true, l.queue.PushBack(s)
+	if l.lines[q] == nil {
+		l.lines[q] = &line{}
+	}
+	p.line = l.lines[q]
+	p.line.size++
+	p.line.away = true
+	p.element = p.line.queue.PushBack(s)
 	l.mu.Unlock()
 	select {
 	case l.arrived <- struct{}{}:
@@ -126,10 +143,7 @@ func (l *lobby) remove(s *Session, code CloseCode) {
 		return
 	}
 	l.mu.Lock()
-	if p.element != nil {
-		l.queue.Remove(p.element)
-		p.element = nil
-	}
+	p.unqueueLocked()
 	trying := p.trying
 	if trying != nil {
 		p.cancel()
@@ -150,18 +164,25 @@ func (l *lobby) remove(s *Session, code CloseCode) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if p.element != nil { // the attempt has just put it back
-		l.queue.Remove(p.element)
-		p.element = nil
-	}
-	l.leaveLocked(p, outcome)
+	p.unqueueLocked() // the attempt may just have put it back
+	l.leaveLocked(s, p, outcome)
 }
 
-func (l *lobby) leaveLocked(p *place, outcome string) {
-	if !p.in {
+func (p *place) unqueueLocked() {
+	if p.element != nil {
+		p.line.queue.Remove(p.element)
+		p.element = nil
+	}
+}
+
+func (l *lobby) leaveLocked(s *Session, p *place, outcome string) {
+	if p.line == nil {
 		return
 	}
-	p.in = false
+	if p.line.size--; p.line.size == 0 {
+		delete(l.lines, l.srv.opt.Presence.Partition(s.key))
+	}
+	p.line = nil
 	l.size--
 	l.srv.metrics.waiting.Dec()
 	l.srv.metrics.waits[outcome].Inc()
@@ -183,25 +204,23 @@ func (l *lobby) run(ctx context.Context) {
 	}
 }
 
-// round tries to let in everybody who waits now, first one alone: while that fails,
-// no more is asked of the store. It reports whether somebody waits still.
+// round tries to let in everybody who waits now, a few lines at a time, each until the
+// store does not answer; when many lines in a row find it away it asks no more. It
+// reports whether somebody waits still.
 func (l *lobby) round(ctx context.Context) bool {
 	l.mu.Lock()
-	n := l.queue.Len()
+	lines := slices.Collect(maps.Values(l.lines)) // in another order each time
 	l.mu.Unlock()
-	if n == 0 {
-		return false
-	}
-	if !l.next(ctx) {
-		return true
-	}
 	var wg sync.WaitGroup
-	var turns, failures atomic.Int64
-	turns.Store(int64(n) - 1)
-	for range min(lobbyWorkers, n-1) {
+	var turn, failures atomic.Int64
+	for range min(lobbyWorkers, len(lines)) {
 		wg.Go(func() {
-			for turns.Add(-1) >= 0 && failures.Load() < lobbyWorkers {
-				if l.next(ctx) {
+			for failures.Load() < lobbyWorkers {
+				i := int(turn.Add(1)) - 1
+				if i >= len(lines) {
+					return
+				}
+				if l.serve(ctx, lines[i]) {
 					failures.Store(0)
 				} else {
 					failures.Add(1)
@@ -212,26 +231,56 @@ func (l *lobby) round(ctx context.Context) bool {
 	wg.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.queue.Len() > 0
+	return l.size > 0
 }
 
-// next tries to let in who waited longest, and puts it at the end of the line if the
-// store is away. It reports whether the store has answered.
-func (l *lobby) next(ctx context.Context) bool {
+// serve lets in who waits in a line now, and reports whether the store has answered at all.
+func (l *lobby) serve(ctx context.Context, line *line) (answered bool) {
 	l.mu.Lock()
-	front := l.queue.Front()
-	if front == nil {
-		l.mu.Unlock()
-		return true
+	n := line.queue.Len()
+	l.mu.Unlock()
+	for range n {
+		tried, ok := l.next(ctx, line)
+		if !tried {
+			break
+		}
+		if !ok {
+			return answered
+		}
+		answered = true
 	}
-	s := l.queue.Remove(front).(*Session)
-	s.mu.Lock()
-	p := s.place
-	s.mu.Unlock()
+	return true
+}
+
+// takeLocked takes the first of a line who is not leaving; nil if there is nobody. Who
+// leaves is not registered any more.
+func (line *line) takeLocked() (*Session, *place) {
+	for front := line.queue.Front(); front != nil; front = line.queue.Front() {
+		s := line.queue.Remove(front).(*Session)
+		s.mu.Lock()
+		p, closing := s.place, s.state >= stateClosing
+		s.mu.Unlock()
+		p.element = nil
+		if !closing {
+			return s, p
+		}
+	}
+	return nil, nil
+}
+
+// next tries to let in the first of a line, if there is anybody, and puts it at the end
+// if the store is away. It reports whether the store has answered.
+func (l *lobby) next(ctx context.Context, line *line) (tried, answered bool) {
+	l.mu.Lock()
+	s, p := line.takeLocked()
+	if s == nil {
+		l.mu.Unlock()
+		return false, false
+	}
 	ctx, cancel := context.WithTimeout(ctx, l.srv.opt.Timers.Request)
 	defer cancel()
 	trying := make(chan struct{})
-	p.element, p.trying, p.cancel = nil, trying, cancel
+	p.trying, p.cancel = trying, cancel
 	l.mu.Unlock()
 
 	var problem *Problem
@@ -239,21 +288,19 @@ func (l *lobby) next(ctx context.Context) bool {
 		problem = l.srv.problem(err)
 	}
 	again := problem != nil && problem.Close == CloseUnavailable
-	if !again {
-		l.away.Store(false)
-	}
 	l.mu.Lock()
 	p.trying, p.cancel = nil, nil
+	line.away = again
 	switch {
 	case again:
-		p.element = l.queue.PushBack(s)
+		p.element = line.queue.PushBack(s)
 	case problem == nil:
-		l.leaveLocked(p, waitLetIn)
+		l.leaveLocked(s, p, waitLetIn)
 	}
 	l.mu.Unlock()
 	if problem != nil && !again {
 		s.refuse(problem)
 	}
 	close(trying)
-	return !again
+	return true, !again
 }

@@ -3,6 +3,8 @@ package gateway_test
 import (
 	"context"
 	"fmt"
+	"hash/crc32"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -237,6 +239,11 @@ type gauge struct {
 	asked map[presence.SessionID]int
 }
 
+// Partition has users in 64 partitions.
+func (*gauge) Partition(k presence.Key) presence.Partition {
+	return presence.Partition(crc32.ChecksumIEEE([]byte(k.Identity)) % 64)
+}
+
 func (g *gauge) Open(ctx context.Context, k presence.Key, id presence.SessionID) (presence.User, error) {
 	g.calls.Add(1)
 	defer g.now.Add(-1)
@@ -252,7 +259,7 @@ func (g *gauge) Open(ctx context.Context, k presence.Key, id presence.SessionID)
 	return u, err
 }
 
-// TestWaitingHerd: while the store is away one attempt at a time is made for all, and
+// TestWaitingHerd: while the store is away a few attempts at a time are made for all, and
 // when it is back those who waited come in a few at a time.
 func TestWaitingHerd(t *testing.T) {
 	var g *gauge
@@ -269,11 +276,12 @@ func TestWaitingHerd(t *testing.T) {
 		for i := range peers {
 			peers[i] = n.hello(fmt.Sprint("user-", i))
 		}
+		time.Sleep(10 * time.Millisecond)
 		n.wantWaits(501, nil)
 		before := g.calls.Load()
 		time.Sleep(10 * time.Second)
-		if asked := g.calls.Load() - before; asked < 5 || asked > 25 {
-			t.Errorf("the store was asked %d times in 10 s; want about 13", asked)
+		if asked := g.calls.Load() - before; asked < 20*16*3/4 || asked > 20*31*5/4 {
+			t.Errorf("the store was asked %d times in 10 s; want 16 to 31 times each 0.5 s", asked)
 		}
 		n.store.setAway(false)
 		g.most.Store(0)
@@ -347,5 +355,67 @@ func TestWaitsForSnapshots(t *testing.T) {
 		p.send(`{"type":"bye"}`)
 		p.wantClose(gateway.CloseBye)
 		n.wantEnds(end{presence.Key{Service: service, Identity: "alice"}, presence.EndClean, time.Time{}})
+	})
+}
+
+// partial is a store in two partitions, one of which is away.
+type partial struct {
+	*store
+	away func(presence.Key) bool
+}
+
+func (p partial) Partition(k presence.Key) presence.Partition {
+	if p.away(k) {
+		return 1
+	}
+	return 0
+}
+
+func (p partial) Open(ctx context.Context, k presence.Key, id presence.SessionID) (presence.User, error) {
+	if p.away(k) {
+		return presence.User{}, errAway
+	}
+	return p.store.Open(ctx, k, id)
+}
+
+// TestWaitingForAPart: who needs a part of the store that is away does not hold up those
+// who do not, such as when one primary of a Cluster is away.
+func TestWaitingForAPart(t *testing.T) {
+	lost := func(k presence.Key) bool { return strings.HasPrefix(k.Identity, "lost-") }
+	tune := func(o *gateway.Options) { o.Presence = partial{o.Presence.(*store), lost} }
+	bubble(t, tune, func(t *testing.T, n *node) {
+		for i := range 200 {
+			n.hello(fmt.Sprint("lost-", i))
+			time.Sleep(50 * time.Millisecond)
+		}
+		n.wantWaits(200, nil)
+		for i := range 20 {
+			begin := time.Now()
+			n.hello(fmt.Sprint("lost-again-", i))
+			p := n.hello(fmt.Sprint("user-", i))
+			p.want("welcome")
+			if took := time.Since(begin); took != 0 {
+				t.Fatalf("let in after %v; want at once", took)
+			}
+		}
+		n.wantWaits(220, nil)
+	})
+}
+
+// Who was told that it waited for too long is not registered any more, though its
+// connection is not closed yet.
+func TestWaitTimeoutIsFinal(t *testing.T) {
+	bubble(t, func(o *gateway.Options) { o.Timers.Wait = 4 * time.Second }, func(t *testing.T, n *node) {
+		n.store.setAway(true)
+		p := n.dial(nil) // does not answer the close frame
+		p.send(`{"type":"hello","token":"` + mint(t, service, "alice", time.Hour) + `"}`)
+		time.Sleep(4*time.Second + 200*time.Millisecond)
+		n.wantWaits(1, nil)
+		n.store.setAway(false)
+		time.Sleep(20 * time.Second)
+		if _, ok := n.store.users[presence.Key{Service: service, Identity: "alice"}]; ok {
+			t.Error("it was registered")
+		}
+		n.wantWaits(0, map[string]float64{"timeout": 1})
 	})
 }

@@ -15,6 +15,8 @@ import (
 // Registrar is what a session needs of presence. All methods may be called
 // concurrently, for different sessions.
 type Registrar interface {
+	// Partition is the part of the store that the user is in.
+	Partition(k presence.Key) presence.Partition
 	// Open records the session: its user is online from here on. Ensure makes sure
 	// that the user exists, without that.
 	Open(ctx context.Context, k presence.Key, s presence.SessionID) (presence.User, error)
@@ -191,7 +193,7 @@ func (s *Session) Open(ctx context.Context, h Hello, answer func(Welcome) []byte
 		return
 	}
 	var err error = errAway
-	if !s.srv.lobby.closed() {
+	if !s.srv.lobby.closed(s.key) {
 		ctx, cancel := context.WithTimeout(ctx, s.srv.opt.Timers.Request)
 		defer cancel()
 		err = s.enter(ctx, p)

@@ -166,6 +166,9 @@ func NewTracker(store Store, dir *Directory, opt TrackerOptions) *Tracker {
 	return t
 }
 
+// Partition is the partition of the store that user k is in.
+func (t *Tracker) Partition(k Key) Partition { return t.store.Partition(k) }
+
 // Open records session s of user k and returns the user, created if it is new, once
 // the store has both: from then on the user is online, and stays so while this
 // node's lease is renewed. It fails with ErrNoService, ErrEnded if the session was

@@ -41,6 +41,8 @@ import (
 const (
 	// startTimeout bounds the first exchange with Redis; without it a node does not start.
 	startTimeout = 15 * time.Second
+	// redisLogLines is how many lines a minute of the Redis client are logged.
+	redisLogLines = 20
 	// leaveTimeout bounds the last words to Redis after the drain.
 	leaveTimeout = 3 * time.Second
 )
@@ -58,7 +60,7 @@ func serve(ctx context.Context, cfg configs.Config, stdout, stderr io.Writer) er
 	node := presence.NodeID(cfg.NodeID + "-" + strings.ToLower(rand.Text()[:8]))
 	log = log.With(zap.String("node", string(node)))
 
-	redis.SetLogger(redisLog{log})
+	redis.SetLogger(newRedisLog(log))
 	client, closeRedis, err := openRedis(ctx, cfg)
 	if err != nil {
 		return err
@@ -161,7 +163,7 @@ func newNode(id presence.NodeID, cfg configs.Config, client redis.UniversalClien
 	reg.MustRegister(newCollector(n))
 	if cfg.VerifyInterval > 0 {
 		n.check = redisstore.NewSelfCheck(store, redisstore.SelfCheckOptions{
-			Node: id, Every: cfg.VerifyInterval, Confirm: confirm(cfg), Repair: cfg.VerifyRepair, Compare: n.compare, Metrics: reg,
+			Node: id, Every: cfg.VerifyInterval, Confirm: confirm(cfg), Linger: cfg.HandoverTime(), Repair: cfg.VerifyRepair, Compare: n.compare, Metrics: reg,
 			Found: func(v redisstore.Verified) { logDisagreements(log, v) },
 		})
 	}
@@ -366,6 +368,13 @@ func newLogger(cfg configs.Config, w io.Writer) (*zap.Logger, error) {
 
 // redisLog takes what the Redis client has to say, which would else go to stderr in a format of its own.
 type redisLog struct{ log *zap.Logger }
+
+// newRedisLog lets through so many lines a minute: while Redis is away each failed dial is one.
+func newRedisLog(log *zap.Logger) redisLog {
+	return redisLog{log.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(c, time.Minute, redisLogLines, 0)
+	}))}
+}
 
 // Printf implements the client's logger.
 func (l redisLog) Printf(_ context.Context, format string, v ...any) {

@@ -4,6 +4,10 @@ import (
 	"context"
 	"strings"
 	"testing"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 // onWrite is a writer that only tells that it was written to.
@@ -40,5 +44,17 @@ func TestServeTakesWhatCheckTakes(t *testing.T) {
 				t.Error("serve never said that it is up")
 			}
 		})
+	}
+}
+
+// While Redis is away the client has the same to say again and again.
+func TestRedisLogIsBounded(t *testing.T) {
+	core, seen := observer.New(zapcore.WarnLevel)
+	log := newRedisLog(zap.New(core))
+	for range 10 * redisLogLines {
+		log.Printf(t.Context(), "failed to dial %s", "127.0.0.1:6379")
+	}
+	if got := seen.Len(); got != redisLogLines {
+		t.Errorf("%d lines logged of %d; want %d", got, 10*redisLogLines, redisLogLines)
 	}
 }

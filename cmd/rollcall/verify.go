@@ -57,11 +57,19 @@ func runVerify(ctx context.Context, in *invocation) error {
 			return uncheckedError{e}
 		}
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return uncheckedError{fmt.Errorf("the store at %s: %w", cfg.RedisURL, err)}
-	case len(found.Disagreements) > 0:
+	}
+	return verdict(found)
+}
+
+// verdict is what the exit code tells.
+func verdict(v redisstore.Verified) error {
+	switch {
+	case len(v.Disagreements) > 0:
 		return errDisagree
+	case v.Unexamined > 0:
+		return uncheckedError{fmt.Errorf("%d suspects were not looked at again", v.Unexamined)}
 	}
 	return nil
 }
@@ -97,14 +105,17 @@ func printVerified(w io.Writer, v redisstore.Verified, asJSON, repair bool) erro
 		}
 		fmt.Fprintf(&b, "\n  what    %s\n  says    %s\n  cause   %s\n  repair  %s (%s)\n", d.What, printable(d.Says), d.Cause, d.Repair, repairs)
 	}
-	if n := len(v.Disagreements); n == 0 {
-		b.WriteString("All records agree")
-	} else {
+	switch n := len(v.Disagreements); {
+	case n > 0:
 		fmt.Fprintf(&b, "\n%d disagreements, %d of them repaired", n, repaired)
+	case v.Unexamined > 0:
+		b.WriteString("What was looked at agrees")
+	default:
+		b.WriteString("All records agree")
 	}
 	fmt.Fprintf(&b, ", in %d partitions and %d services.\n", v.Partitions, v.Services)
 	if v.Unexamined > 0 {
-		fmt.Fprintf(&b, "There are more: %d suspects were not looked at again. Verify once more when these are repaired.\n", v.Unexamined)
+		fmt.Fprintf(&b, "There are more: %d suspects were not looked at again. Verify once more, after repairing what was found.\n", v.Unexamined)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -33,10 +34,26 @@ func TestPrintVerified(t *testing.T) {
 		{redisstore.Verified{Disagreements: []redisstore.Disagreement{repaired}}, true, "  repair  lets go (done)\n\n1 disagreements, 1 of them repaired"},
 		{redisstore.Verified{Disagreements: []redisstore.Disagreement{d}}, true, "  repair  lets go (TRIED, and it is still there)\n\n1 disagreements, 0 of them"},
 		{redisstore.Verified{Disagreements: []redisstore.Disagreement{d}, Unexamined: 7}, false, "\nThere are more: 7 suspects"},
+		{redisstore.Verified{Unexamined: 7}, false, "What was looked at agrees, in 0 partitions and 0 services.\nThere are more: 7 suspects"},
 	} {
 		var b strings.Builder
 		if err := printVerified(&b, c.of, false, c.repair); err != nil || !strings.Contains(b.String(), c.want) {
 			t.Errorf("printed %q, %v; want %q", b.String(), err, c.want)
 		}
+	}
+}
+
+// Records agree only if all of them were looked at.
+func TestVerdict(t *testing.T) {
+	if err := verdict(redisstore.Verified{}); err != nil {
+		t.Errorf("of nothing: %v", err)
+	}
+	d := []redisstore.Disagreement{{}}
+	if err := verdict(redisstore.Verified{Disagreements: d, Unexamined: 7}); !errors.Is(err, errDisagree) {
+		t.Errorf("of a disagreement: %v; want %v", err, errDisagree)
+	}
+	err := verdict(redisstore.Verified{Unexamined: 7})
+	if _, unchecked := errors.AsType[uncheckedError](err); !unchecked {
+		t.Errorf("of what was not looked at: %v; want that it was not", err)
 	}
 }

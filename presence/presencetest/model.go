@@ -109,9 +109,11 @@ func (m *Model) register(p *partition, n presence.NodeID, h presence.Held) (pres
 	if !exists {
 		u = m.create(h.Key, h.UserSID)
 	}
+	if _, had := u.sessions[h.ID]; !had {
+		delete(p.linger, h.Key)
+	}
 	u.sessions[h.ID] = n
 	set(p.held, n, h.ID, h.Key)
-	delete(p.linger, h.Key)
 	outcome := presence.Unchanged
 	if h.Service.Enabled && (u.online != presence.True || u.epoch < h.Service.Epoch) {
 		u.epoch = max(u.epoch, h.Service.Epoch) // the node may be behind

@@ -632,6 +632,23 @@ func lingerBesideDyingNode(t *testing.T, h *Harness) {
 		w.beat("n2", "ada")
 	}
 	w.wantEvents("its linger is over")
+
+	// A node that registers its sessions anew does not end the linger of another's.
+	w.register("n1", "ada", 5)
+	w.register("n2", "ada", 6)
+	w.Events()
+	w.Advance(Lease / 2)
+	w.beat("n2", "ada")
+	w.end("n2", "ada", 6, Linger)
+	w.register("n1", "ada", 5)
+	w.Advance(Lease / 2)
+	if b := w.beat("n2", "ada"); b.Reaped != 1 {
+		t.Errorf("beat = %+v; want the session of the dead node reaped", b)
+	}
+	w.wantEvents("the node that registered anew is dead while the user lingers")
+	w.Advance(Linger / 2)
+	w.beat("n2", "ada")
+	w.wantEvents("after the linger", presence.False)
 }
 
 func deleteUser(t *testing.T, h *Harness) {

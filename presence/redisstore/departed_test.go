@@ -7,6 +7,7 @@ import (
 	"github.com/rollcall-presence/rollcall/internal/testkit"
 	"github.com/rollcall-presence/rollcall/presence"
 	"github.com/rollcall-presence/rollcall/presence/presencetest"
+	"github.com/rollcall-presence/rollcall/presence/redisstore"
 )
 
 // A heartbeat that publishes a departure tells how the user left and when, whichever
@@ -74,6 +75,31 @@ func TestDeparted(t *testing.T) {
 		}
 	}
 	t.Error("the node's user never left")
+}
+
+// Of a user whom a repair has linger nobody knows when it left.
+func TestDepartedAfterARepair(t *testing.T) {
+	_, c := testkit.Mini(t)
+	w := newRecords(t, c)
+	w.must(w.c.ZRem(w.ctx, w.at("bob", ":linger"), w.service.SID+"bob").Err())
+	if got := w.verify(redisstore.VerifyOptions{Repair: true}); kindsOf(got.Disagreements) != "stuck_online" {
+		t.Fatalf("found %+v; want that bob is stuck", got.Disagreements)
+	}
+	offline := 0
+	for range 3 {
+		w.Advance(presencetest.Stall - time.Second)
+		beats, errs := w.s.Beat(w.ctx, []presence.Partition{w.s.Partition(w.key("bob"))}, "n2")
+		w.must(errs...)
+		offline += beats[0].OfflineByLinger
+		for _, d := range beats[0].Departed {
+			if d.How != presence.EndNodeLost {
+				t.Errorf("departed: %v", d)
+			}
+		}
+	}
+	if offline != 1 {
+		t.Errorf("%d users offline by linger; want bob", offline)
+	}
 }
 
 // Redis may go away before a partition had its first heartbeat; that time, too, is not

@@ -339,11 +339,12 @@ local function silence(stall)
   return silent > stall and silent or 0
 end
 
--- The user is not shown offline before its linger is over, whatever becomes of its
--- sessions until then. One of them ended some ms ago. For how long the user will then
+-- An online user is not shown offline before its linger is over, unless it signs out or is
+-- ended. One of its sessions ended some ms ago. For how long the user will then
 -- have been away is noted as a duration, since what is due at its time moves with the
 -- times in which no node has beaten.
 local function lingering(svc, id, linger, silent, how, ago)
+  if redis.call('HGET', ukey(svc, id), 'online') ~= '1' then return end -- its record may be lost
   local due, have = now + linger - silent, tonumber(redis.call('ZSCORE', base .. ':linger', svc .. id) or nil)
   if have and have >= due then return end
   redis.call('ZADD', base .. ':linger', str(due), svc .. id)

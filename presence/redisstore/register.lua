@@ -20,10 +20,10 @@ for i = 6, #ARGV, 8 do
     local u, on = ukey(svc, id), onkey(svc, id)
     local created = redis.call('EXISTS', u) == 0
     if created then floor = math.max(floor, create(svc, id, ARGV[i + 3], ARGV[i + 4])) end
-    redis.call('HSET', on, session, node)
+    -- one that is registered anew is no return of the one that left
+    if redis.call('HSET', on, session, node) == 1 then redis.call('ZREM', base .. ':linger', svc .. id) end
     redis.call('PEXPIRE', on, ttl)
     redis.call('SADD', base .. ':node:' .. node, session .. svc .. id)
-    redis.call('ZREM', base .. ':linger', svc .. id)
     local f = redis.call('HMGET', u, 'online', 'epoch')
     local mask, stamped, cause = 0, tonumber(f[2]) or 0, 'create'
     if enabled and (f[1] ~= '1' or stamped < epoch) then

@@ -19,8 +19,8 @@ type SelfCheckOptions struct {
 	// Every is how long after the start of a round the next begins, if the round is over
 	// by then. Default 15m.
 	Every time.Duration
-	// Confirm is VerifyOptions.Confirm.
-	Confirm time.Duration
+	// Confirm and Linger are as in VerifyOptions.
+	Confirm, Linger time.Duration
 	// Repair mends what is found.
 	Repair bool
 	// Compare compares this node's own sessions with what the store has of them, and
@@ -119,7 +119,7 @@ func (c *SelfCheck) round(ctx context.Context) {
 			return nil
 		}
 	}
-	found, err := c.store.Verify(ctx, VerifyOptions{Node: c.opt.Node, Repair: c.opt.Repair, Confirm: c.opt.Confirm, Pause: pause})
+	found, err := c.store.Verify(ctx, VerifyOptions{Node: c.opt.Node, Repair: c.opt.Repair, Confirm: c.opt.Confirm, Linger: c.opt.Linger, Pause: pause})
 	for p := presence.Partition(0); err == nil && p < presence.Partition(c.store.Partitions()); p++ {
 		if err = pause(ctx, known); err != nil {
 			break

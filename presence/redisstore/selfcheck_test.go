@@ -22,7 +22,7 @@ func TestSelfCheck(t *testing.T) {
 	start := func(repair bool) (*prometheus.Registry, func()) {
 		reg := prometheus.NewRegistry()
 		check := redisstore.NewSelfCheck(w.s, redisstore.Paced(redisstore.SelfCheckOptions{
-			Node: "n1", Every: 20 * time.Millisecond, Confirm: time.Millisecond, Repair: repair, Metrics: reg,
+			Node: "n1", Every: 20 * time.Millisecond, Confirm: time.Millisecond, Linger: 3 * time.Minute, Repair: repair, Metrics: reg,
 			Compare: func(_ context.Context, p presence.Partition, _ time.Duration) (presence.Compared, error) {
 				compared[p]++
 				return presence.Compared{Missing: 1}, nil
@@ -66,6 +66,11 @@ func TestSelfCheck(t *testing.T) {
 	w.end("n2", "ada", 2, 0)
 	w.end("n2", "dee", 5, 0)
 	w.must(w.s.Leave(w.ctx, []presence.Partition{0, 1}, "n2", 0))
+
+	// nor is a handover that is longer than any other linger amiss
+	w.open("n1", "bob", 6)
+	w.end("n1", "bob", 6, 3*time.Minute)
+	w.watch()
 
 	reg, stop := start(false)
 	if v := <-rounds; v.Partitions != 2 || len(v.Disagreements) > 0 {

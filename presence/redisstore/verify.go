@@ -226,8 +226,20 @@ func (v *verification) users(ctx context.Context, p presence.Partition, services
 		if err != nil {
 			return err
 		}
-		for _, s := range v.order[before:] { // where users are amiss, so may be the rest, in equal number
-			flags[s.service] = "s" + flags[s.service]
+		read := v.servicesOnce()
+		for _, s := range v.order[before:] {
+			if v.suspects[s]["epoch"] { // or the switch was flipped since the service was read
+				now, exists, err := read(ctx, s.service)
+				if err != nil {
+					return err
+				}
+				if i := slices.IndexFunc(all, func(have presence.Service) bool { return have.SID == s.service }); exists && i >= 0 {
+					all[i] = now
+				}
+			}
+			if len(v.suspects[s]) > 1 || !v.suspects[s]["epoch"] { // where users are amiss, so may be the rest, in equal number
+				flags[s.service] = "s" + flags[s.service]
+			}
 		}
 		var settled []string
 		for t := range slices.Chunk(more, 3) {
@@ -292,6 +304,9 @@ func (v *verification) walk(ctx context.Context, p presence.Partition, what stri
 
 // script runs verify.lua and takes note of what does not agree.
 func (v *verification) script(ctx context.Context, p presence.Partition, what, cursor string, args ...any) (next string, more []string, err error) {
+	if err := v.pause(ctx); err != nil {
+		return "", nil, err
+	}
 	next, found, more, err := v.run(ctx, p, false, what, cursor, args...)
 	for f := range slices.Chunk(found, 6) {
 		v.suspect(suspect{p, f[1], f[2], f[3], f[4]}, f[0], f[5])
@@ -299,12 +314,14 @@ func (v *verification) script(ctx context.Context, p presence.Partition, what, c
 	return next, more, err
 }
 
-func (v *verification) run(ctx context.Context, p presence.Partition, mend bool, what, cursor string, args ...any) (next string, found, more []string, err error) {
-	if v.opt.Pause != nil {
-		if err := v.opt.Pause(ctx, len(v.nodes)); err != nil {
-			return "", nil, nil, err
-		}
+func (v *verification) pause(ctx context.Context) error {
+	if v.opt.Pause == nil {
+		return nil
 	}
+	return v.opt.Pause(ctx, len(v.nodes))
+}
+
+func (v *verification) run(ctx context.Context, p presence.Partition, mend bool, what, cursor string, args ...any) (next string, found, more []string, err error) {
 	reply, err := v.Store.run(ctx, "verify", verifyScript, p, append([]any{
 		flag(mend), ms(v.opt.Grace), ms(v.Store.opt.Lease), ms(v.opt.Linger), ms(v.Store.opt.OnlineTTL), ms(v.Store.opt.Stall), what, cursor, verifyChunk,
 	}, args...)...)
@@ -350,6 +367,9 @@ func (v *verification) full() bool {
 // check has subjects of one partition checked, or mended, and calls each with what is
 // found. It returns whether anything was.
 func (v *verification) check(ctx context.Context, p presence.Partition, list []suspect, mend bool, each func(s suspect, kind, says string)) (bool, error) {
+	if err := v.pause(ctx); err != nil { // not between reading services and looking at their users
+		return false, err
+	}
 	read := v.servicesOnce()
 	args := make([]any, 0, 7*len(list))
 	for _, s := range list {

@@ -26,6 +26,12 @@ local function ask(node)
   if leased(node) then redis.call('HINCRBY', ops, node, 1) end
 end
 
+-- Has a user linger for a lease. How and when it left is not known.
+local function linger_a_lease(svc, id)
+  redis.call('ZADD', lingers, in_a_lease, svc .. id)
+  redis.call('HDEL', ukey(svc, id), 'left')
+end
+
 -- What is left of a user that does not exist.
 local function check_absent(s)
   local svc, id, p, member = s.svc, s.id, base .. ':' .. s.svc, s.svc .. s.id
@@ -161,14 +167,14 @@ local function check_user(s)
     report(s, 'linger_overdue', 'linger: due ' .. str(now - linger) .. ' ms ago; user: still online', function()
       if live then redis.call('ZREM', lingers, member) else leave('linger') end
     end)
-  elseif linger and linger > now + longest then
-    report(s, 'linger_overdue', 'linger: due only in ' .. str(linger - now) .. ' ms', function() redis.call('ZADD', lingers, in_a_lease, member) end)
+  elseif linger and linger > now + longest + grace then
+    report(s, 'linger_overdue', 'linger: due only in ' .. str(linger - now) .. ' ms', function() linger_a_lease(svc, id) end)
   elseif not linger and not live and online then
     if ghosts then
       leave('repair')
     else
       report(s, 'stuck_online', 'user: online; online state: no session; linger: none', function()
-        redis.call('ZADD', lingers, in_a_lease, member)
+        linger_a_lease(svc, id)
         for _, node in ipairs(redis.call('ZRANGE', nodes, 0, -1)) do ask(node) end
       end)
     end
@@ -304,7 +310,7 @@ local function check_binding(s)
   local id = redis.call('HGET', p .. ':bsids', sid)
   local raw = id and redis.call('HGET', bkey(s.svc, id), sid)
   local ok, x = pcall(cjson.decode, raw or '')
-  if raw and ok and (s.type ~= 'c' or x.k .. sid == s.rest) then return end
+  if raw and (s.type ~= 'c' or ok and type(x) == 'table' and (x.k or '') .. sid == s.rest) then return end
   s.id = id or s.id
   report(s, 'binding_index', where[s.type] .. ': binding ' .. sid .. '; bindings: none of that kind', function()
     if s.type == 'b' then redis.call('HDEL', p .. ':bsids', sid)

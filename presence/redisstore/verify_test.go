@@ -417,6 +417,69 @@ func TestVerify(t *testing.T) {
 	})
 }
 
+// A binding that cannot be read keeps nobody from looking. Its address is known only to
+// who has it: once the binding is gone, nobody does.
+func TestVerifyUnreadableBinding(t *testing.T) {
+	eachServer(t, func(t *testing.T, open func(*testing.T) redis.UniversalClient) {
+		w := newRecords(t, open(t))
+		w.must(w.c.HSet(w.ctx, w.s.Keys().BindingsOf(w.key("dee")), w.binding("dee"), "5").Err())
+		for _, kinds := range []string{"binding_index", "address", ""} {
+			if got := w.verify(redisstore.VerifyOptions{Repair: true}); kindsOf(got.Disagreements) != kinds {
+				t.Errorf("found %+v; want %q", got.Disagreements, kinds)
+			}
+		}
+		w.wantSeen("after the repair")
+	})
+}
+
+// The end of a session whose user's record is lost leaves nothing that looks like a user:
+// who connects next is one, whole.
+func TestEndWithoutUser(t *testing.T) {
+	eachServer(t, func(t *testing.T, open func(*testing.T) redis.UniversalClient) {
+		w := newRecords(t, open(t))
+		w.must(w.c.Del(w.ctx, w.s.Keys().User(w.key("ada"))).Err())
+		w.end("n1", "ada", 1, time.Minute)
+		w.must(w.s.Leave(w.ctx, []presence.Partition{w.s.Partition(w.key("ada"))}, "n2", time.Minute))
+		w.open("n1", "ada", 9)
+		if _, u, err := w.s.User(w.ctx, w.service.SID, "ada"); err != nil || !presence.IsSID(u.SID, "US") || u.Online != presence.True {
+			t.Errorf("the user is %+v, %v; want one that is online", u, err)
+		}
+	})
+}
+
+// A switch that is flipped while users are gone through, which may take long, makes no
+// suspects of all that follow.
+func TestVerifyWhileSwitched(t *testing.T) {
+	_, c := testkit.Mini(t)
+	w := newRecords(t, c)
+	const users = 300
+	name := func(i int) string { return fmt.Sprint("user", i) }
+	for i := range users {
+		w.open("n1", name(i), 100+i)
+	}
+	scripts := 0
+	got := w.verify(redisstore.VerifyOptions{Pause: func(context.Context, int) error {
+		if scripts++; scripts != 1 {
+			return nil
+		}
+		for _, on := range []bool{false, true} {
+			var err error
+			w.service, err = w.s.UpdateService(w.ctx, w.service.SID, presence.ServiceUpdate{Enabled: &on})
+			w.must(err)
+		}
+		for i := range users {
+			w.open("n1", name(i), 100+i)
+		}
+		return nil
+	}})
+	if len(got.Disagreements) > 0 || got.Unexamined > 0 {
+		t.Errorf("found %+v", got)
+	}
+	if scripts > 160 {
+		t.Errorf("%d scripts; want not one for each of %d users", scripts, users)
+	}
+}
+
 // settle does what nodes do that hold ada's and dee's sessions, until all lingers are over.
 func (w *records) settle() {
 	w.t.Helper()

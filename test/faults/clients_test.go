@@ -53,10 +53,15 @@ func TestBadLines(t *testing.T) {
 
 // open opens a session of a spare user on a node, and reads it until it ends; over is closed when that is recorded.
 func (w *World) open(user, name string, node int) (p *peer, over chan struct{}, err error) {
+	return w.openBy(w.Node(node).WS(), user, name, node)
+}
+
+// openBy is open by another address of the node.
+func (w *World) openBy(url, user, name string, node int) (p *peer, over chan struct{}, err error) {
 	ctx, cancel := context.WithTimeout(w.churn.ctx, 15*time.Second)
 	defer cancel()
 	w.Rec.Add(Entry{Kind: Began, User: user, Session: name, Node: fmt.Sprint("node ", node)})
-	p, _, err = dial(ctx, w.Node(node).WS(), w.Service, user, map[string]any{})
+	p, _, err = dial(ctx, url, w.Service, user, map[string]any{})
 	if err != nil {
 		w.Rec.Add(Entry{Kind: Ended, User: user, Session: name, How: Refused, What: err.Error()})
 		return nil, nil, err

@@ -1,9 +1,9 @@
 package faults
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -22,47 +22,68 @@ type result struct {
 	saw          []string
 }
 
+// results are the scenarios that were run.
 var results resultList
 
 type resultList struct {
-	mu   sync.Mutex // guards list
-	list []result
+	mu     sync.Mutex // guards the following
+	passed []result
+	failed []string // by name
 }
 
-func (l *resultList) add(r result) {
+func (l *resultList) add(r result, failed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.list = append(l.list, r)
+	if failed {
+		l.failed = append(l.failed, r.Name)
+	} else {
+		l.passed = append(l.passed, r)
+	}
 }
 
 // row is the result as a line of the table.
 func (r result) row() string {
 	seen := slices.Clone(r.saw)
 	seen = append(seen, r.verdict.Summary())
-	for why, n := range r.verdict.Excused {
-		seen = append(seen, fmt.Sprintf("%d× %s", n, why))
+	for _, why := range slices.Sorted(maps.Keys(r.verdict.Excused)) {
+		seen = append(seen, fmt.Sprintf("%d× %s", r.verdict.Excused[why], why))
 	}
-	return fmt.Sprintf("| %s | %s | %d users, %d nodes, %.0f s, seed %d | %s | %s |\n",
+	return fmt.Sprintf("| %s | %s | %d users, %d nodes, %.0f s, seed %d | %s | %s |",
 		r.Guarantees, r.Name, r.users, r.nodes, r.took.Seconds(), r.seed, strings.Join(seen, "; "), r.Bound)
 }
 
-var markers = regexp.MustCompile(`(?s)(<!-- table: begin -->\n).*(<!-- table: end -->)`)
+const tableHead = "| guarantee | fault | run | seen | bound |\n|---|---|---|---|---|\n"
 
-// writeReport puts the table of what was run between the markers of a file.
+var markers = regexp.MustCompile(`(?s)(<!-- table: begin -->\n)(.*)(<!-- table: end -->)`)
+
+// writeReport puts a row for each scenario that passed between the markers of a file, takes out those of scenarios that
+// failed, and leaves those that were not run.
 func writeReport(path string) error {
 	doc, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	if !markers.Match(doc) {
+	found := markers.FindSubmatch(doc)
+	if found == nil {
 		return errors.New(path + " has no markers for the table")
+	}
+	rows := map[string]string{} // by the scenario's name, in the second column
+	for line := range strings.Lines(strings.TrimPrefix(string(found[2]), tableHead)) {
+		if columns := strings.Split(line, " | "); len(columns) > 1 {
+			rows[columns[1]] = strings.TrimSuffix(line, "\n")
+		}
 	}
 	results.mu.Lock()
 	defer results.mu.Unlock()
-	slices.SortStableFunc(results.list, func(a, b result) int { return cmp.Compare(a.Name, b.Name) })
-	table := "| guarantee | fault | run | seen | bound |\n|---|---|---|---|---|\n"
-	for _, r := range results.list {
-		table += r.row()
+	for _, name := range results.failed {
+		delete(rows, name)
 	}
-	return os.WriteFile(path, markers.ReplaceAll(doc, []byte("${1}"+strings.ReplaceAll(table, "$", "$$")+"${2}")), 0o644)
+	for _, r := range results.passed {
+		rows[r.Name] = r.row()
+	}
+	table := tableHead
+	for _, name := range slices.Sorted(maps.Keys(rows)) {
+		table += rows[name] + "\n"
+	}
+	return os.WriteFile(path, markers.ReplaceAll(doc, []byte("${1}"+strings.ReplaceAll(table, "$", "$$")+"${3}")), 0o644)
 }

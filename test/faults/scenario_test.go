@@ -21,7 +21,7 @@ import (
 var (
 	full   = flag.Bool("full", false, "run the faults in full: the default timers, hundreds of users, one fault after the other")
 	seed   = flag.Uint64("seed", 0, "repeat the churn of the run that printed this seed; 0: another each time")
-	report = flag.String("report", "", "write the table of what was run into this file, between its markers")
+	report = flag.String("report", "", "write a row for each fault that was run and withstood into this file, between its markers")
 )
 
 func TestMain(m *testing.M) {
@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 		_ = f.Value.Set("4") // scenarios mostly wait
 	}
 	code := rig.Run(m)
-	if *report != "" && code == 0 {
+	if *report != "" {
 		if err := writeReport(*report); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
@@ -98,6 +98,8 @@ func (s Scenario) run(t *testing.T) {
 	}
 	name := fnv.New64a()
 	_, _ = name.Write([]byte(s.Name))
+	r := result{Scenario: s}
+	defer func() { results.add(r, t.Failed()) }()
 	w := s.world(t, rand.New(rand.NewPCG(began, name.Sum64())))
 	t.Logf("seed %d", began)
 	start := time.Now()
@@ -140,9 +142,7 @@ func (s Scenario) run(t *testing.T) {
 	if s.After != nil {
 		s.After(w)
 	}
-	if !t.Failed() {
-		results.add(result{s, w.users, len(w.Nodes), took, began, verdict, w.saw})
-	}
+	r.users, r.nodes, r.took, r.seed, r.verdict, r.saw = w.users, len(w.Nodes), took, began, verdict, w.saw
 }
 
 // world makes what the scenario runs in.

@@ -103,10 +103,16 @@ func (b *Balancer) pipe(l net.Listener, c net.Conn) {
 		}
 		defer func() { _ = up.Close() }()
 		done := make(chan struct{})
-		go func() { _, _ = io.Copy(up, c); _ = up.Close(); close(done) }()
-		_, _ = io.Copy(c, up)
+		go func() { carry(up, c); _ = up.Close(); close(done) }()
+		carry(c, up)
 		_ = c.Close()
 		<-done
 		return
 	}
+}
+
+// carry copies until either end fails. It hides what the connections are: to splice one into the other takes two more
+// files each way, and a process may have only so many.
+func carry(to, from net.Conn) {
+	_, _ = io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{from})
 }
