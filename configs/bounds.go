@@ -87,16 +87,22 @@ func (c *Config) Bounds() Bounds {
 			{presence.EndClean, "it signed out: bye, or close code 1000", "one command to Redis", StoreTimeout},
 			{presence.EndLost, "its connection broke", "linger + heartbeat", settled},
 			{presence.EndReload, "its page was left, or is loaded again and does not come back", "linger + heartbeat", settled},
-			{presence.EndSilent, "it vanished without a word", "ping_interval + pong_timeout + linger + heartbeat",
-				c.PingInterval + c.PongTimeout + settled},
-			{presence.EndStuck, "it vanished, and so much waits for it that no ping goes out", "2 × ping_interval + pong_timeout + linger + heartbeat",
-				2*c.PingInterval + c.PongTimeout + settled},
+			{
+				presence.EndSilent, "it vanished without a word", "ping_interval + pong_timeout + linger + heartbeat",
+				c.PingInterval + c.PongTimeout + settled,
+			},
+			{
+				presence.EndStuck, "it vanished, and so much waits for it that no ping goes out", "2 × ping_interval + pong_timeout + linger + heartbeat",
+				2*c.PingInterval + c.PongTimeout + settled,
+			},
 			{presence.EndExpired, "its token expired", "linger + heartbeat", settled},
 			{presence.EndOperator, "an operator ended it, or its token or key was revoked", "heartbeat", c.Heartbeat},
 			{presence.EndDrain, "its node stopped, and it does not come back", "handover + heartbeat", c.HandoverTime() + c.Heartbeat},
 			{presence.EndNodeLost, "its node was killed, or cut off from Redis", "lease_ttl + heartbeat", c.LeaseTTL + c.Heartbeat},
-			{presence.EndAway, "any of these while Redis was away or no node ran, from when both are back", "max(linger, lease_ttl) + 2 × heartbeat",
-				max(c.Linger, c.LeaseTTL) + 2*c.Heartbeat},
+			{
+				presence.EndAway, "any of these while Redis was away or no node ran, from when both are back", "max(linger, lease_ttl) + 2 × heartbeat",
+				max(c.Linger, c.LeaseTTL) + 2*c.Heartbeat,
+			},
 		},
 		// A lease may be long; lingers are not, and an outage of any length eats into them.
 		Silence: min(c.LeaseTTL/2, 2*c.Heartbeat),

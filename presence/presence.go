@@ -241,7 +241,7 @@ func (e End) AtOnce() bool { return e == EndClean || e == EndOperator }
 func Ends() []End {
 	all := make([]End, len(endNames))
 	for i := range all {
-		all[i] = End(i) //nolint:gosec // G115: a few
+		all[i] = End(i)
 	}
 	return all
 }

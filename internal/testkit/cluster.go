@@ -121,7 +121,7 @@ func (c *Cluster) Owner(t testing.TB, slot int) (owner *Server) {
 
 // owner is the primary of a slot as one server says.
 func (c *Cluster) owner(ctx context.Context, r *redis.Client, slot int) (*Server, error) {
-	ranges, err := r.ClusterSlots(ctx).Result()
+	ranges, err := r.ClusterSlots(ctx).Result() //nolint:staticcheck // SA1019: it names the owner of each range first, which is all that is asked
 	if err != nil {
 		return nil, err
 	}
@@ -279,7 +279,7 @@ func (c *Cluster) settled(t testing.TB) {
 			if err != nil {
 				return err
 			}
-			ranges, err := r.ClusterSlots(ctx).Result()
+			ranges, err := r.ClusterSlots(ctx).Result() //nolint:staticcheck // SA1019: as above
 			n := 0
 			for _, of := range ranges {
 				n += of.End - of.Start + 1

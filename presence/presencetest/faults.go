@@ -39,8 +39,10 @@ type Fault struct {
 	Seconds int
 }
 
+// LinkMode is how the calls of a node fare on their way to the store.
 type LinkMode uint8
 
+// The modes of a link.
 const (
 	LinkOK   LinkMode = iota
 	LinkCut           // a call fails and is not carried out
@@ -250,7 +252,7 @@ func (f *faulty) wrong(format string, args ...any) {
 	f.problems = append(f.problems, fmt.Sprintf("%6.2fs ", time.Since(f.start).Seconds())+fmt.Sprintf(format, args...))
 }
 
-func (f *faulty) wait(d time.Duration) { time.Sleep(d); synctest.Wait() }
+func (f *faulty) wait(d time.Duration) { time.Sleep(d); synctest.Wait() } //nolint:forbidigo // in a bubble
 
 func (f *faulty) key(w Who) presence.Key {
 	return presence.Key{Service: f.services[w.Service].SID, Identity: stepIdentities[w.User]}
@@ -258,7 +260,7 @@ func (f *faulty) key(w Who) presence.Key {
 
 func (f *faulty) name(k presence.Key) string {
 	i := slices.IndexFunc(f.services, func(s presence.Service) bool { return s.SID == k.Service })
-	return string(rune('A'+i)) + "/" + k.Identity
+	return string(rune('A'+i)) + "/" + k.Identity //nolint:gosec // G115: a few
 }
 
 // startNode puts a new node in a place where none, or a dead one, was.
@@ -292,7 +294,7 @@ func (f *faulty) newNode() (n *faultNode, serve func()) {
 func (f *faulty) ended(n *faultNode, s presence.SessionID) {
 	f.mu.Lock()
 	tr, open := f.open[s]
-	if open && !f.endable[s] && !(f.removed && tr.key.Service == f.services[1].SID) {
+	if open && !f.endable[s] && (!f.removed || tr.key.Service != f.services[1].SID) {
 		f.wrong("%s is told to end a session of %s that nobody ended", n.id, f.name(tr.key))
 	}
 	delete(f.open, s)
@@ -326,7 +328,7 @@ func (f *faulty) answered() {
 		if calls == 0 {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) //nolint:forbidigo // in a bubble
 	}
 }
 
@@ -556,13 +558,13 @@ func (f *faulty) hear(e presence.Event) {
 	defer f.mu.Unlock()
 	k := e.User.Key
 	f.noteLocked("    published: %s online=%v rev=%d deleted=%v", f.name(k), e.User.Online, e.User.Rev, e.Deleted)
-	if e.User.Rev <= f.revs[k] && !(f.removed && k.Service == f.services[1].SID) { // of a service deleted nobody sees it
+	if e.User.Rev <= f.revs[k] && (!f.removed || k.Service != f.services[1].SID) { // of a service deleted nobody sees it
 		f.wrong("%s: revision %d after %d", f.name(k), e.User.Rev, f.revs[k])
 	}
 	f.revs[k] = e.User.Rev
 	f.last[k] = e
 	off := !e.Deleted && e.User.Online == presence.False && e.Reasons&presence.ReasonOnline != 0
-	if off && f.offline[k] && !(f.flipped && k.Service == f.services[1].SID) { // who comes while it is off comes silently
+	if off && f.offline[k] && (!f.flipped || k.Service != f.services[1].SID) { // who comes while it is off comes silently
 		f.wrong("%s: its departure is told twice", f.name(k))
 	}
 	f.offline[k] = off
@@ -572,7 +574,7 @@ func (f *faulty) hear(e presence.Event) {
 	q := f.Store.Partition(k)
 	for _, s := range f.sorted() {
 		tr := f.open[s]
-		if tr.key == k && !f.endable[s] && !(f.removed && k.Service == f.services[1].SID) && tr.opened.Before(time.Now()) && tr.node.link.reliable(q) {
+		if tr.key == k && !f.endable[s] && (!f.removed || k.Service != f.services[1].SID) && tr.opened.Before(time.Now()) && tr.node.link.reliable(q) {
 			f.wrong("%s is offline while its session %s is open on %s", f.name(k), strings.TrimLeft(string(s), "0"), tr.node.id)
 		}
 	}

@@ -72,12 +72,12 @@ func (l *link) beats(qs []presence.Partition) {
 	defer f.mu.Unlock()
 	now := time.Now()
 	for _, q := range qs {
-		if any, ok := f.anyBeat[q]; ok && now.Sub(any) > FaultStall {
+		if last, ok := f.anyBeat[q]; ok && now.Sub(last) > FaultStall {
 			for _, n := range f.nodes {
 				if n == nil { // not started yet
 					continue
 				}
-				n.link.last[q] = n.link.last[q].Add(now.Sub(any))
+				n.link.last[q] = n.link.last[q].Add(now.Sub(last))
 			}
 		}
 		f.anyBeat[q] = now
@@ -132,9 +132,9 @@ func call[T any](ctx context.Context, l *link, f func(context.Context) (T, error
 			return none, errAway
 		}
 	case LinkSlow:
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) //nolint:forbidigo // in a bubble
 		v, err := f(whole)
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) //nolint:forbidigo // in a bubble
 		if ctx.Err() != nil {
 			return none, errAway
 		}

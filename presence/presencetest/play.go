@@ -100,7 +100,7 @@ func (p *player) begin() error {
 
 // create makes a service in place of one that was deleted.
 func (p *player) create(i int) error {
-	s, err := p.Store.CreateService(p.ctx, presence.Service{Account: "AC0", FriendlyName: string(rune('A' + i)), Linger: -1})
+	s, err := p.Store.CreateService(p.ctx, presence.Service{Account: "AC0", FriendlyName: string(rune('A' + i)), Linger: -1}) //nolint:gosec // G115: a few
 	if err != nil {
 		return err
 	}

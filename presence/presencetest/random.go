@@ -36,7 +36,7 @@ func randomly[S fmt.Stringer](t *testing.T, o Histories, ops []string, step func
 		o.Seed = rand.Uint64() >> 32 //nolint:gosec // G404: no secret
 	}
 	for i := range o.N {
-		seed := o.Seed + uint64(i)          //nolint:gosec // not negative
+		seed := o.Seed + uint64(i)
 		r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // G404: no secret
 		some := []string{ops[0]}            // without which there is nothing to see
 		for _, op := range ops[1:] {

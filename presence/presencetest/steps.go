@@ -31,7 +31,7 @@ var (
 	stepIdentities = []string{"ada", "bob", "cy"}
 )
 
-func (w Who) user() string { return string(rune('A'+w.Service)) + "/" + stepIdentities[w.User] }
+func (w Who) user() string { return string(rune('A'+w.Service)) + "/" + stepIdentities[w.User] } //nolint:gosec // G115: a few
 
 func (s Step) String() string {
 	n := stepNodes[s.Node]
@@ -44,7 +44,7 @@ func (s Step) String() string {
 	if len(s.Who) > 0 {
 		one = s.Who[0]
 	}
-	service := string(rune('A' + one.Service))
+	service := string(rune('A' + one.Service)) //nolint:gosec // G115: a few
 	switch s.Op {
 	case "register":
 		if s.Again {
@@ -130,12 +130,12 @@ func genStep(r *rand.Rand, c cast, op string) Step {
 		one()
 	case "bind":
 		one()
-		s.Address = string(rune('a' + r.IntN(3)))
+		s.Address = string(rune('a' + r.IntN(3))) //nolint:gosec // G115: a few
 		s.On = yes()
 		seconds(60, 90, 600)
 	case "unbind":
 		one()
-		s.Address = string(rune('a' + r.IntN(3)))
+		s.Address = string(rune('a' + r.IntN(3))) //nolint:gosec // G115: a few
 	case "flip":
 		one()
 		s.On = yes()

@@ -36,7 +36,8 @@ var partitions = keys.Keys{Prefix: "rc:", Partitions: 64}
 
 func onTopology(t *testing.T, redisURL string) *topology {
 	t.Helper()
-	env := []string{"ROLLCALL_HEARTBEAT=500ms", "ROLLCALL_LEASE_TTL=6s", "ROLLCALL_LINGER=2s", fmt.Sprint("ROLLCALL_PARTITIONS=", partitions.Partitions),
+	env := []string{
+		"ROLLCALL_HEARTBEAT=500ms", "ROLLCALL_LEASE_TTL=6s", "ROLLCALL_LINGER=2s", fmt.Sprint("ROLLCALL_PARTITIONS=", partitions.Partitions),
 		"ROLLCALL_WEBHOOK_ALLOWED_NETWORKS=127.0.0.0/8",
 	}
 	w := &topology{t: t}
@@ -107,7 +108,7 @@ func (w *topology) works(when string) {
 			rig.Eventually(w.t, fmt.Sprintf("%s: REST on node %d", when, i), func() error {
 				var u rig.User
 				if code, err := n.TryREST("GET", "/v1/Services/"+w.sid+"/Users/"+identity, nil, &u); err != nil || code != http.StatusOK {
-					return fmt.Errorf("%d, %v", code, err)
+					return errors.Join(fmt.Errorf("answered with %d", code), err)
 				}
 				if rig.State(u.IsOnline) != "true" {
 					w.t.Errorf("%s: is_online of %s is %s on node %d; want true", when, identity, rig.State(u.IsOnline), i)

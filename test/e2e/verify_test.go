@@ -70,7 +70,7 @@ func TestVerify(t *testing.T) {
 	stop := make(chan struct{})
 	var churn sync.WaitGroup
 	for i := range 60 {
-		churn.Go(func() { comeAndGo(t, nodes, sid, fmt.Sprint("user", i), rand.New(rand.NewPCG(4, uint64(i))), stop) }) //nolint:gosec // G404: a test
+		churn.Go(func() { comeAndGo(t, nodes, sid, fmt.Sprint("user", i), rand.New(rand.NewPCG(4, uint64(i))), stop) })
 	}
 	t.Cleanup(churn.Wait)
 	stopChurn := sync.OnceFunc(func() { close(stop) })

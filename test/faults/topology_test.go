@@ -54,7 +54,7 @@ func cluster(c **testkit.Cluster) func(testing.TB) Store {
 }
 
 // base is the key that all keys of a partition share their slot with.
-func base(p int) string { return keys.Keys{Prefix: "rc:", Partitions: 256}.Base(presence.Partition(p)) } //nolint:gosec // G115: below 256
+func base(p int) string { return keys.Keys{Prefix: "rc:", Partitions: 256}.Base(presence.Partition(p)) }
 
 func TestClusterFailover(t *testing.T) {
 	var c *testkit.Cluster

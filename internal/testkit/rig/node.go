@@ -26,9 +26,9 @@ import (
 // The credentials of the nodes that Start starts.
 const (
 	Account   = "AC00000000000000000000000000000e2e"
-	AuthToken = "e2e00000000000000000000000000001" //nolint:gosec // of test servers
+	AuthToken = "e2e00000000000000000000000000001"
 	KeySID    = "SK00000000000000000000000000000e2e"
-	KeySecret = "e2e00000000000000000000000000002" //nolint:gosec // of test servers
+	KeySecret = "e2e00000000000000000000000000002"
 )
 
 // Key is the API key of the nodes, with which tokens are minted.
@@ -59,7 +59,7 @@ func Run(m *testing.M) int {
 func Binary(t testing.TB) string {
 	t.Helper()
 	built.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "rollcall-rig-"); built.err != nil {
+		if built.dir, built.err = os.MkdirTemp("", "rollcall-rig-"); built.err != nil { //nolint:usetesting // outlives the test that comes first
 			return
 		}
 		built.path = filepath.Join(built.dir, "rollcall")
@@ -118,7 +118,7 @@ func StartBinary(t testing.TB, binary, redisURL string, env ...string) *Node {
 	t.Helper()
 	ready := filepath.Join(t.TempDir(), "ready.json")
 	n := &Node{t: t, done: make(chan struct{}), log: &tail{}}
-	n.cmd = exec.Command(binary, "serve") //nolint:gosec,noctx // lives as long as the test
+	n.cmd = exec.Command(binary, "serve") //nolint:noctx // lives as long as the test
 	n.cmd.Env = append([]string{
 		"ROLLCALL_ADDR=127.0.0.1:0", "ROLLCALL_ADMIN_ADDR=127.0.0.1:0", "ROLLCALL_REDIS_URL=" + redisURL, "ROLLCALL_READY_FILE=" + ready,
 		"ROLLCALL_ACCOUNT_SID=" + Account, "ROLLCALL_AUTH_TOKEN=" + AuthToken,

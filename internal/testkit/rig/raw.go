@@ -46,7 +46,7 @@ func (n *Node) Raw(t testing.TB, header ...string) *Raw {
 	}, header...)
 	c.Bytes([]byte(strings.Join(head, "\r\n") + "\r\n\r\n"))
 	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-	res, err := http.ReadResponse(c.r, nil)
+	res, err := http.ReadResponse(c.r, nil) //nolint:bodyclose // the connection is closed
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func Frame(first byte, payload []byte) []byte {
 	case n < 126:
 		b = append(b, 0x80|byte(n))
 	case n < 1<<16:
-		b = enc.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n)) //nolint:gosec // G115: less than 1<<16
+		b = enc.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
 	default:
 		b = enc.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n))
 	}

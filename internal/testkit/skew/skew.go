@@ -56,7 +56,7 @@ func Build(t testing.TB, command string) string {
 		t.Fatal(err)
 	}
 	pkg := filepath.Join(strings.TrimSpace(string(out)), "src", "time")
-	original, err := os.ReadFile(filepath.Join(pkg, "time.go"))
+	original, err := os.ReadFile(filepath.Join(pkg, "time.go")) //nolint:gosec // G304: of the installed Go
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func Build(t testing.TB, command string) string {
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil { //nolint:gosec // G703: in a directory of the test
 			t.Fatal(err)
 		}
 		return path
@@ -81,7 +81,7 @@ func Build(t testing.TB, command string) string {
 	}
 	program := filepath.Join(dir, filepath.Base(command))
 	build := exec.CommandContext(t.Context(), "go", "build", "-overlay", write("overlay.json", string(overlay)), "-o", program, command) //nolint:gosec // G204: a test says what it builds
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")                                                                                    //nolint:forbidigo // the go command needs it
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building %s: %v\n%s", command, err, out)
 	}
