@@ -176,8 +176,8 @@ func (s *Session) CountError(code ErrorCode) { s.srv.metrics.errors[code.row().C
 // Open lets the client in: its token is checked, it is registered with presence and
 // subscribed to whom it knew, and then answer makes the first frame that it gets. If
 // that cannot be, refuse makes the last, and the session is closed. While the store is
-// away the session waits: Open returns, and one of the two is called later, once, by
-// any goroutine; neither may block. A second Open is a programmer's error. Only the
+// away the session waits: Open returns, and each is called later, once at most, by
+// any goroutine: refuse too after answer if the wait ends just then. Neither may block. A second Open is a programmer's error. Only the
 // reader may call it; it blocks while the store is asked.
 func (s *Session) Open(ctx context.Context, h Hello, answer func(Welcome) []byte, refuse func(*Problem) []byte) {
 	p := &place{known: h.Known, invisible: h.Invisible, answer: answer, refuse: refuse}
