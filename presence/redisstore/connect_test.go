@@ -117,6 +117,8 @@ func TestSentOnce(t *testing.T) {
 					return err
 				},
 			} {
+				// on a connection that is there: one that is yet to be made would wait for that
+				until(t, func() bool { return c.Get(ctx, what).Err() == nil })
 				for _, server := range servers {
 					server.Stop(t)
 				}

@@ -507,7 +507,7 @@ func silence(t *testing.T, n *rig.Node, sid string) {
 	c := n.Session(t, sid, "mallory")
 	n.Counts(func() {
 		_, _ = io.CopyN(io.Discard, c, 1<<10) // reads the ping and whatever else comes, and answers nothing
-	}, serverClose(3004), `rollcall_session_ends_total{how="lost"}`)
+	}, serverClose(3004), `rollcall_session_ends_total{how="silent"}`)
 }
 
 // flood: far too many requests are refused, and then end the session.

@@ -42,7 +42,7 @@ func TestMetricsMove(t *testing.T) {
 			"rollcall_events_received_total":                            2,
 			"rollcall_events_delivered_total":                           2,
 			`rollcall_closes_total{by="server",code="1000"}`:            1,
-			`rollcall_session_ends_total{how="clean"}`:                  1,
+			`rollcall_session_ends_total{how="bye"}`:                    1,
 			"rollcall_sessions":                                         0,
 		} {
 			if got := after[name] - before[name]; got != grew {
