@@ -19,6 +19,7 @@ func TestRedisRestartWithData(t *testing.T) {
 			return One(testkit.Redis(t, "--appendonly", "yes", "--appendfsync", "always"))
 		},
 		Fault: func(w *World) {
+			w.Gaps()
 			from := w.Note("Redis is killed")
 			w.Store.Redis.Kill()
 			w.Elapse(w.pick(3*time.Second, 15*time.Second))
@@ -36,6 +37,7 @@ func TestRedisRestartWithoutData(t *testing.T) {
 		Name: "Redis killed and started again empty", Guarantees: "G1, G7, G8",
 		Bound: "nobody offline who is connected; services, their switch and the users of live sessions under their SIDs are back within a heartbeat",
 		Fault: func(w *World) {
+			w.Gaps()
 			before = w.sids()
 			from := w.Note("Redis is killed")
 			w.Rec.Add(Entry{Kind: Forgot})
