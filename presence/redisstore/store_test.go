@@ -81,13 +81,17 @@ func TestFaultsFound(t *testing.T) {
 		},
 		// The client gave up; its wish, carried out late, is as one that came after the deletion.
 		"user connects on a node that hangs, and is deleted": {
-			{Op: "open", Who: presencetest.Who{User: 1}}, {Op: "link", Link: presencetest.LinkHang},
-			{Op: "open", Who: presencetest.Who{User: 1}}, {Op: "delete user", Who: presencetest.Who{User: 1}},
+			{Op: "open", Who: presencetest.Who{User: 1}},
+			{Op: "link", Link: presencetest.LinkHang},
+			{Op: "open", Who: presencetest.Who{User: 1}},
+			{Op: "delete user", Who: presencetest.Who{User: 1}},
 		},
 		// No deletion reaches a session that the store has lost, and its node not told of again.
 		"user deleted right after a failover": {
-			{Op: "open", Who: presencetest.Who{User: 1}}, {Op: "fail over"},
-			{Op: "open", Node: 1, Who: presencetest.Who{User: 1}}, {Op: "delete user", Who: presencetest.Who{User: 1}},
+			{Op: "open", Who: presencetest.Who{User: 1}},
+			{Op: "fail over"},
+			{Op: "open", Node: 1, Who: presencetest.Who{User: 1}},
+			{Op: "delete user", Who: presencetest.Who{User: 1}},
 		},
 		// The service is read while the run of the counter is unknown, and is lost before the next heartbeat.
 		"data are lost again before a heartbeat": {
