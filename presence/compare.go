@@ -109,14 +109,9 @@ func (p *part) differences(list []Ended, started int64) (d map[SessionID]differe
 		return nil, nil, false
 	}
 	d = map[SessionID]difference{}
-	stored := make(map[SessionID]bool, len(list))
-	for _, e := range list {
-		stored[e.ID] = true
-		_, held := p.held[e.ID]
-		_, owed := p.owed[e.ID]
-		if !held && !owed {
-			d[e.ID] = surplus
-		}
+	strays, stored := p.straysLocked(list)
+	for _, e := range strays {
+		d[e.ID] = surplus
 	}
 	for s, h := range p.held {
 		if h.sid == "" { // its opening has not been answered

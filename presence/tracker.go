@@ -681,14 +681,10 @@ func (t *Tracker) endStrays(ctx context.Context, q Partition) (missing bool, err
 	if err != nil {
 		return false, err
 	}
-	strays, stored := list[:0], make(map[SessionID]bool, len(list))
 	p.mu.Lock()
-	for _, e := range list {
-		stored[e.ID] = true
-		_, holds := p.held[e.ID]
-		if _, owes := p.owed[e.ID]; !holds && !owes {
-			strays = append(strays, t.ended(e.Key, e.ID, EndLost, time.Now()))
-		}
+	strays, stored := p.straysLocked(list)
+	for i, e := range strays {
+		strays[i] = t.ended(e.Key, e.ID, EndLost, time.Now())
 	}
 	missing = slices.ContainsFunc(opened, func(s SessionID) bool {
 		_, holds := p.held[s]
@@ -696,6 +692,20 @@ func (t *Tracker) endStrays(ctx context.Context, q Partition) (missing bool, err
 	})
 	p.mu.Unlock()
 	return missing, t.end(ctx, q, strays)
+}
+
+// straysLocked are those of the store's list of this node's sessions that it neither holds
+// nor owes the end of; stored are all of the list.
+func (p *part) straysLocked(list []Ended) (strays []Ended, stored map[SessionID]bool) {
+	stored = make(map[SessionID]bool, len(list))
+	for _, e := range list {
+		stored[e.ID] = true
+		_, holds := p.held[e.ID]
+		if _, owes := p.owed[e.ID]; !holds && !owes {
+			strays = append(strays, e)
+		}
+	}
+	return strays, stored
 }
 
 // Leave gives up this node's leases. To be called last, after Serve has returned

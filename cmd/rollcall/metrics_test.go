@@ -32,7 +32,7 @@ func TestMetricsDoc(t *testing.T) {
 	defer closeRedis()
 	registry := prometheus.NewRegistry()
 	client.AddHook(redisstore.NewLatency(registry))
-	store := redisstore.New(client, redisstore.Options{Prefix: cfg.KeyPrefix, Partitions: cfg.Partitions, Lease: cfg.LeaseTTL})
+	store := newStore(client, cfg)
 	n := newNode("node", cfg, client, store, registry, zap.NewNop())
 	if n.server, err = gateway.New(n.gatewayOptions(cfg, registry, zap.NewNop())); err != nil {
 		t.Fatal(err)

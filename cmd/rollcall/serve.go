@@ -71,10 +71,7 @@ func serve(ctx context.Context, cfg configs.Config, stdout, stderr io.Writer) er
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	client.AddHook(redisstore.NewLatency(registry))
 
-	store := redisstore.New(client, redisstore.Options{
-		Prefix: cfg.KeyPrefix, Partitions: cfg.Partitions, Lease: cfg.LeaseTTL,
-		Stall: cfg.Bounds().Silence,
-	})
+	store := newStore(client, cfg)
 	startCtx, cancel := context.WithTimeout(ctx, startTimeout)
 	err = store.Init(startCtx, cfg.AccountSID)
 	cancel()
@@ -379,6 +376,13 @@ func newRedisLog(log *zap.Logger) redisLog {
 // Printf implements the client's logger.
 func (l redisLog) Printf(_ context.Context, format string, v ...any) {
 	l.log.Warn("redis client", zap.String("detail", fmt.Sprintf(format, v...)))
+}
+
+// newStore makes the store as the configuration says, the same for whoever uses it.
+func newStore(client redis.UniversalClient, cfg configs.Config) *redisstore.Store {
+	return redisstore.New(client, redisstore.Options{
+		Prefix: cfg.KeyPrefix, Partitions: cfg.Partitions, Lease: cfg.LeaseTTL, Stall: cfg.Bounds().Silence,
+	})
 }
 
 // openRedis makes the client, and the embedded server where the configuration says so.

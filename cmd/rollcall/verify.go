@@ -47,7 +47,7 @@ func runVerify(ctx context.Context, in *invocation) error {
 		return uncheckedError{err}
 	}
 	defer closeRedis()
-	store := redisstore.New(client, redisstore.Options{Prefix: cfg.KeyPrefix, Partitions: cfg.Partitions, Lease: cfg.LeaseTTL})
+	store := newStore(client, cfg)
 	if err := store.Check(ctx); err != nil {
 		return uncheckedError{fmt.Errorf("the store at %s: %w", cfg.RedisURL, err)}
 	}

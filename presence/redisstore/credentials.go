@@ -35,16 +35,11 @@ func (s *Store) writeCredential(ctx context.Context, mode, sid string, u presenc
 	if u.Sandbox != nil {
 		args = append(args, "sandbox", flag(*u.Sandbox))
 	}
-	reply, err := s.run(ctx, mode+" credential", credentialWriteScript, presence.Services, args...)
+	op := mode + " credential"
+	reply, err := s.run(ctx, op, credentialWriteScript, presence.Services, args...)
+	f, err := written(op, reply, err, presence.ErrNoCredential)
 	if err != nil {
 		return presence.Credential{}, err
-	}
-	if reply == "missing" {
-		return presence.Credential{}, presence.ErrNoCredential
-	}
-	f, ok := hash(reply)
-	if !ok {
-		return presence.Credential{}, malformed(mode+" credential", reply)
 	}
 	return credentialOf(f), nil
 }

@@ -212,17 +212,7 @@ func (s *Store) UpdateAccount(ctx context.Context, u presence.AccountUpdate) err
 func (s *Store) writeAccount(ctx context.Context, args []any) (fields, error) {
 	const op = "update account"
 	reply, err := s.run(ctx, op, accountWriteScript, presence.Services, args...)
-	if err != nil {
-		return nil, err
-	}
-	if reply == "missing" {
-		return nil, presence.ErrNoService
-	}
-	f, ok := hash(reply)
-	if !ok {
-		return nil, malformed(op, reply)
-	}
-	return f, nil
+	return written(op, reply, err, presence.ErrNoService)
 }
 
 // Notifications returns the push settings of a service that were ever set, by name.
@@ -241,16 +231,7 @@ func (s *Store) UpdateNotifications(ctx context.Context, service string, set map
 	for name, value := range set {
 		args = append(args, name, value)
 	}
-	reply, err := s.run(ctx, "update notifications", notificationsWriteScript, presence.Services, args...)
-	if err != nil {
-		return nil, err
-	}
-	if reply == "missing" {
-		return nil, presence.ErrNoService
-	}
-	f, ok := hash(reply)
-	if !ok {
-		return nil, malformed("notifications", reply)
-	}
-	return f, nil
+	const op = "update notifications"
+	reply, err := s.run(ctx, op, notificationsWriteScript, presence.Services, args...)
+	return written(op, reply, err, presence.ErrNoService)
 }

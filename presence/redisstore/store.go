@@ -335,6 +335,22 @@ func hash(reply any) (fields, bool) {
 	return f, true
 }
 
+// written makes fields of the reply of a script that writes a record and returns it, or
+// "missing" if there is nothing to write to.
+func written(op string, reply any, err, missing error) (fields, error) {
+	if err != nil {
+		return nil, err
+	}
+	if reply == "missing" {
+		return nil, missing
+	}
+	f, ok := hash(reply)
+	if !ok {
+		return nil, malformed(op, reply)
+	}
+	return f, nil
+}
+
 // texts are the strings of a reply.
 func texts(reply any) ([]string, bool) {
 	list, ok := reply.([]any)

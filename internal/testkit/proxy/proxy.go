@@ -122,24 +122,19 @@ func (p *Proxy) Cut(kinds ...Kind) int {
 }
 
 // Conns is how many connections of a kind there are.
-func (p *Proxy) Conns(k Kind) (n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.conns {
-		if c.kind == k {
-			n++
-		}
-	}
-	return n
-}
+func (p *Proxy) Conns(k Kind) int { return p.sum(k, func(*conn) int { return 1 }) }
 
 // Held is how many bytes of connections of a kind have come and are not passed on yet.
-func (p *Proxy) Held(k Kind) (n int) {
+func (p *Proxy) Held(k Kind) int {
+	return p.sum(k, func(c *conn) int { return c.up.waiting() + c.down.waiting() })
+}
+
+func (p *Proxy) sum(k Kind, of func(*conn) int) (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
 		if c.kind == k {
-			n += c.up.waiting() + c.down.waiting()
+			n += of(c)
 		}
 	}
 	return n
