@@ -16,11 +16,7 @@ func TestDeparted(t *testing.T) {
 	_, c := testkit.Mini(t)
 	h := harness(t, c)
 	ctx := t.Context()
-	service, err := h.Store.CreateService(ctx, presence.Service{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	k := presence.Key{Service: service.SID, Identity: "ada"}
+	service, k := newService(t, h)
 	q := h.Store.Partition(k)
 	beat := func(n presence.NodeID) []presence.Departure {
 		t.Helper()
@@ -108,11 +104,7 @@ func TestSilenceBeforeTheFirstHeartbeat(t *testing.T) {
 	_, c := testkit.Mini(t)
 	h := harness(t, c)
 	ctx := t.Context()
-	service, err := h.Store.CreateService(ctx, presence.Service{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	k := presence.Key{Service: service.SID, Identity: "ada"}
+	service, k := newService(t, h)
 	q := h.Store.Partition(k)
 	if _, err := h.Store.Register(ctx, q, "n1", []presence.Held{{Key: k, ID: "000000000000000000000001", Service: service}}); err != nil {
 		t.Fatal(err)

@@ -179,6 +179,16 @@ func harness(t *testing.T, c redis.UniversalClient) *presencetest.Harness {
 
 func clustered(c redis.UniversalClient) bool { _, ok := c.(*redis.ClusterClient); return ok }
 
+// newService makes a service, and names a user that it may have.
+func newService(t testing.TB, h *presencetest.Harness) (presence.Service, presence.Key) {
+	t.Helper()
+	service, err := h.Store.CreateService(t.Context(), presence.Service{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return service, presence.Key{Service: service.SID, Identity: "ada"}
+}
+
 // flush empties all servers.
 func flush(t testing.TB, c redis.UniversalClient) {
 	t.Helper()
@@ -454,11 +464,7 @@ func TestDeletedUsersAreForgotten(t *testing.T) {
 	m, c := testkit.Mini(t)
 	h := harness(t, c)
 	ctx := t.Context()
-	service, err := h.Store.CreateService(ctx, presence.Service{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	k := presence.Key{Service: service.SID, Identity: "ada"}
+	_, k := newService(t, h)
 	deleted := (keys.Keys{Prefix: "rc:", Partitions: 2}).Base(h.Store.Partition(k)) + ":deleted"
 	remove := func() string {
 		t.Helper()
