@@ -123,7 +123,7 @@ func resync(t *testing.T, h Harness, r *Recorder) {
 }
 
 func services(t *testing.T, h Harness, r *Recorder) {
-	watch(t, h, 0) // the connection is there
+	watch(t, h, presence.Services) // always watched, but not from the first moment on
 	h.Publish(t, presence.Services, "run", 4, presence.Event{User: presence.User{Key: presence.Key{Service: "IS0"}}})
 	want := Published{presence.Services, "run", 4, presence.Event{User: presence.User{Key: presence.Key{Service: "IS0"}}}}
 	if diff := cmp.Diff(want, r.Events(t, 1)[0]); diff != "" {
