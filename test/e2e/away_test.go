@@ -33,7 +33,10 @@ func TestRedisAway(t *testing.T) {
 func redisAway(t *testing.T, away, back func(*testing.T, *testkit.Server)) {
 	const newcomers, leavers = 500, 20
 	redis := testkit.Redis(t, "--appendonly", "yes", "--appendfsync", "always")
-	env := []string{"ROLLCALL_HEARTBEAT=1s", "ROLLCALL_LEASE_TTL=4s", "ROLLCALL_LINGER=2s"}
+	env := []string{
+		"ROLLCALL_HEARTBEAT=1s", "ROLLCALL_LEASE_TTL=4s", "ROLLCALL_LINGER=2s",
+		"ROLLCALL_PING_INTERVAL=30s", "ROLLCALL_PONG_TIMEOUT=24s", // the raw session answers only when it is asked something
+	}
 	n, other := rig.Start(t, "redis://"+redis.Addr, env...), rig.Start(t, "redis://"+redis.Addr, env...)
 	sid := n.NewService()
 	residents, coming, leaving := numbered("resident", 20), numbered("newcomer", newcomers), numbered("leaver", leavers)
