@@ -66,9 +66,11 @@ type Update struct {
 	// Reasons is what changed; empty where the user was created or deleted and
 	// nothing else can be seen of it.
 	Reasons presence.Reasons
+	// Another tells that the SID is another than before: the user was made or deleted.
+	Another bool
 	// View is the user's state. FriendlyName and Attributes are set only if Reasons
-	// names them; else they are as before, or unset where the SID is another than
-	// before. A deleted user has none.
+	// names them; else they are as before, or unset if the user is Another. A deleted
+	// user has none.
 	View presence.Snapshot
 
 	frames [Slots]atomic.Pointer[[]byte]
@@ -104,7 +106,7 @@ func (u *Update) cost() int {
 // tells of the profile.
 func merge(old, u *Update) *Update {
 	const profile = presence.ReasonFriendlyName | presence.ReasonAttributes
-	m := &Update{Service: u.Service, Reasons: old.Reasons | u.Reasons, View: u.View}
+	m := &Update{Service: u.Service, Reasons: old.Reasons | u.Reasons, Another: old.Another || u.Another, View: u.View}
 	if old.View.SID != u.View.SID { // another user by the same name, or none
 		m.Reasons = old.Reasons&^profile | u.Reasons
 		return m

@@ -226,7 +226,7 @@ func (t *topic) view() presence.Snapshot {
 // update that tells the difference, or nil; u has the profile values that reasons
 // names. The update's revision is above the last shown, also where the store's own
 // fell back.
-func (t *topic) look(reasons presence.Reasons, existence bool, u *presence.User) *Update {
+func (t *topic) look(reasons presence.Reasons, another bool, u *presence.User) *Update {
 	v := t.view()
 	if v.Online != t.online {
 		reasons |= presence.ReasonOnline
@@ -234,7 +234,7 @@ func (t *topic) look(reasons presence.Reasons, existence bool, u *presence.User)
 	if v.Notifiable != t.notifiable {
 		reasons |= presence.ReasonNotifiable
 	}
-	if reasons == 0 && !existence {
+	if reasons == 0 && !another {
 		return nil
 	}
 	v.Rev = max(v.Rev, t.shown+1)
@@ -245,7 +245,7 @@ func (t *topic) look(reasons presence.Reasons, existence bool, u *presence.User)
 	if reasons&presence.ReasonAttributes != 0 {
 		v.Attributes = u.Attributes
 	}
-	return &Update{Service: t.tenant.sid, Reasons: reasons, View: v}
+	return &Update{Service: t.tenant.sid, Reasons: reasons, Another: another, View: v}
 }
 
 // flips is as far as flips of the switch put a service's revision ahead of the clock: 1 s each.

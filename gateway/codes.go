@@ -112,6 +112,14 @@ const (
 	ErrorPushCredential    ErrorCode = 118
 	ErrorTooManyBindings   ErrorCode = 119
 	ErrorTooManyWaiting    ErrorCode = 120
+	ErrorFriendlyName      ErrorCode = 121
+	ErrorAttributesTooLong ErrorCode = 122
+	ErrorAttributes        ErrorCode = 123
+	ErrorHookRejected      ErrorCode = 124
+	ErrorNoUser            ErrorCode = 125
+	ErrorNotOwn            ErrorCode = 126
+	ErrorNoMap             ErrorCode = 127
+	ErrorUnsupported       ErrorCode = 128
 	ErrorTokenInvalid      ErrorCode = 20101
 	ErrorTokenHeader       ErrorCode = 20102
 	ErrorTokenIssuer       ErrorCode = 20103
@@ -150,6 +158,14 @@ var errorTexts = [...]ErrorText{
 	{ErrorPushCredential, "push_credential", "There is no such push credential, or it is of another type"},
 	{ErrorTooManyBindings, "too_many_bindings", "The user has too many bindings"},
 	{ErrorTooManyWaiting, "too_many_waiting", "Temporarily unavailable, and too many sessions wait already"},
+	{ErrorFriendlyName, "friendly_name", "The friendly name is longer than 256 characters"},
+	{ErrorAttributesTooLong, "attributes_too_long", "The attributes are too long"},
+	{ErrorAttributes, "attributes", "The attributes are not JSON"},
+	{ErrorHookRejected, "hook_rejected", "A webhook rejected the change"},
+	{ErrorNoUser, "no_user", "There is no such user"},
+	{ErrorNotOwn, "not_own", "Users may change only themselves"},
+	{ErrorNoMap, "no_map", "There is no such map"},
+	{ErrorUnsupported, "unsupported", "Not supported: only reachability is served here"},
 	{ErrorTokenInvalid, "token_invalid", "Invalid Access Token"},
 	{ErrorTokenHeader, "token_header", "Invalid Access Token header"},
 	{ErrorTokenIssuer, "token_issuer", "Invalid Access Token issuer/subject"},

@@ -4,10 +4,11 @@ import "encoding/binary"
 
 // The opcodes of RFC 6455 that the server sends, with the FIN bit.
 const (
-	finText  = 0x81
-	finClose = 0x88
-	finPing  = 0x89
-	finPong  = 0x8a
+	finText   = 0x81
+	finBinary = 0x82
+	finClose  = 0x88
+	finPing   = 0x89
+	finPong   = 0x8a
 )
 
 // MaxFrameHeader is the most that a frame's header takes, in bytes.
@@ -16,7 +17,12 @@ const MaxFrameHeader = 10
 // TextFrame completes a text frame whose payload was appended to buf from
 // MaxFrameHeader on: it writes the header in front of the payload and returns the
 // whole frame, ready for the socket. The result shares buf's memory.
-func TextFrame(buf []byte) []byte {
+func TextFrame(buf []byte) []byte { return complete(buf, finText) }
+
+// BinaryFrame is TextFrame for a binary frame.
+func BinaryFrame(buf []byte) []byte { return complete(buf, finBinary) }
+
+func complete(buf []byte, op byte) []byte {
 	n := len(buf) - MaxFrameHeader
 	switch {
 	case n < 126:
@@ -30,11 +36,11 @@ func TextFrame(buf []byte) []byte {
 		buf[1] = 127
 		binary.BigEndian.PutUint64(buf[2:], uint64(n))
 	}
-	buf[0] = finText
+	buf[0] = op
 	return buf
 }
 
-// Payload is the payload of a frame that TextFrame made.
+// Payload is the payload of a frame that TextFrame or BinaryFrame made.
 func Payload(frame []byte) []byte {
 	switch frame[1] {
 	case 126:

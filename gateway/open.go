@@ -110,6 +110,12 @@ func (s *Server) problem(err error) *Problem {
 		return &Problem{Code: ErrorPushCredential, err: err}
 	case errors.Is(err, presence.ErrTooManyBindings):
 		return &Problem{Code: ErrorTooManyBindings, err: err}
+	case errors.Is(err, presence.ErrFriendlyName):
+		return &Problem{Code: ErrorFriendlyName, err: err}
+	case errors.Is(err, presence.ErrAttributesTooLong):
+		return &Problem{Code: ErrorAttributesTooLong, err: err}
+	case errors.Is(err, presence.ErrAttributes):
+		return &Problem{Code: ErrorAttributes, err: err}
 	case errors.Is(err, presence.ErrEnded):
 		return &Problem{Code: ErrorInternal, Close: CloseEnded, err: err}
 	case presence.KindOf(err) == presence.KindUnavailable,
@@ -378,15 +384,15 @@ func (s *Session) Renew(token string) (time.Time, *Problem) {
 }
 
 // Subscribe subscribes to users, and sends what answer makes of their snapshots,
-// before anything newer of them. On a Problem nothing was added. Only the reader
-// may call it; it blocks while the store is asked.
-func (s *Session) Subscribe(ctx context.Context, identities []string, answer func([]presence.Snapshot) []byte) *Problem {
+// before anything newer of them; known is as in fanout.Hub.Subscribe. On a Problem
+// nothing was added. Only the reader may call it; it blocks while the store is asked.
+func (s *Session) Subscribe(ctx context.Context, identities []string, known map[string]int64, answer func([]presence.Snapshot) []byte) *Problem {
 	if p := s.absent(); p != nil {
 		return p
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.srv.opt.Timers.Request)
 	defer cancel()
-	if err := s.srv.opt.Hub.Subscribe(ctx, &s.mail, identities, nil, answer); err != nil {
+	if err := s.srv.opt.Hub.Subscribe(ctx, &s.mail, identities, known, answer); err != nil {
 		if errors.Is(err, fanout.ErrFull) {
 			s.close(CloseSlow, presence.EndStuck, nil, 0)
 		}

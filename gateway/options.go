@@ -23,6 +23,12 @@ type Options struct {
 	Tokens   Tokens
 	// Push is what registers devices for push. Nil refuses it, with ErrorPushOff.
 	Push presence.Bindings
+	// Users is where protocols that show users by themselves, or let them change their
+	// profile, read and write. Nil answers ErrorInternal.
+	Users Users
+	// BeforeUserUpdate asks the service's backend whether a user may change itself, and
+	// answers within seconds. Nil asks nobody.
+	BeforeUserUpdate func(context.Context, presence.Service, presence.User, presence.UserUpdate) bool
 
 	// Sockets are the WebSocket endpoints, by path.
 	Sockets map[string]Protocol
@@ -68,6 +74,7 @@ type Limits struct {
 	Frame             int // bytes of a message from a client. Default 64 KiB
 	Identities        int // in one request. Default 500
 	Identity          int // bytes of one. Default, and at most, presence.MaxIdentity
+	Attributes        int // bytes of a user's. Default presence.DefaultAttributes
 	Subscriptions     int // of a session; the hub's own limit should be the same. Default 1,000
 	RequestRate       int // requests a second of a session. Default 50
 	RequestBurst      int // at once. Default 200
@@ -129,6 +136,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"Frame", &l.Frame, 64 << 10},
 		{"Identities", &l.Identities, 500},
 		{"Identity", &l.Identity, presence.MaxIdentity},
+		{"Attributes", &l.Attributes, presence.DefaultAttributes},
 		{"Subscriptions", &l.Subscriptions, 1_000},
 		{"RequestRate", &l.RequestRate, 50},
 		{"RequestBurst", &l.RequestBurst, 200},

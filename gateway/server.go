@@ -200,16 +200,28 @@ func (s *Server) wait() {
 	}
 }
 
-// stop lets no session begin any more and returns those there are.
+// stop lets no session begin any more and returns those there are; those whose
+// handshake is under way find out by themselves.
 func (s *Server) stop() []*Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopping = true
 	sessions := make([]*Session, 0, len(s.sessions))
 	for _, c := range s.sessions {
-		sessions = append(sessions, c)
+		if c.isOpen {
+			sessions = append(sessions, c)
+		}
 	}
 	return sessions
+}
+
+// upgraded tells that a session's WebSocket is there; it reports whether the session
+// came too late, and must be closed.
+func (s *Server) upgraded(c *Session) (late bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.isOpen = true
+	return s.stopping
 }
 
 // drainGap is the time between two closes where the drain time allows it.

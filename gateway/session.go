@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,13 +20,14 @@ import (
 
 // Protocol is a wire protocol on WebSockets. It is safe for concurrent use.
 type Protocol interface {
-	// Name is the WebSocket subprotocol. A client that offers none gets it all the
-	// same; one that offers only others is refused.
+	// Name is the WebSocket subprotocol; empty for none. A client that offers none gets
+	// it all the same; one that offers only others is refused.
 	Name() string
 	// Requests are the names that Session.CountRequest may be called with.
 	Requests() []string
-	// Open makes the handler of a new session.
-	Open(s *Session) Handler
+	// Open makes the handler of a new session that was asked for with r, which is not
+	// to be kept.
+	Open(s *Session, r *http.Request) Handler
 }
 
 // Handler is one session's side of its Protocol.
@@ -33,14 +35,18 @@ type Handler interface {
 	// Message handles one whole message. Only the session's reader calls it; data is
 	// valid during the call. Nothing more is read while it runs.
 	Message(ctx context.Context, text bool, data []byte)
-	// Frame is the one frame that tells of one item; it may be shared and must not
-	// be changed. Append appends the frames of several to dst. Only the session's
-	// writer calls them.
+	// Frame is the one frame that tells of one item, empty where there is nothing to
+	// tell; it may be shared and must not be changed. Append appends the frames of
+	// several to dst. Only the session's writer calls them.
 	Frame(item *fanout.Item) []byte
 	Append(dst []byte, items []fanout.Item) []byte
 	// Expiring is the frame that warns of the token's expiry in d. The wheel calls
 	// it; it must not block.
 	Expiring(d time.Duration) []byte
+	// Closing is what goes before a close frame of the server, nil for nothing; with
+	// a hint when to come back where the code's rule is ReconnectHint. It may be called
+	// by any goroutine, and must not block.
+	Closing(code CloseCode, retry time.Duration) []byte
 }
 
 // state is where a session is in its life. It only grows.
@@ -84,6 +90,7 @@ type Session struct {
 	joined     bool // presence was told of the session, and not yet of its end
 	counted    bool // among the sessions that were let in
 
+	isOpen  bool // guarded by Server.mu: the WebSocket is there, and may be closed
 	pending bool // guarded by Server.mu: counts as pending
 	member  bool // guarded by Server.mu: counts for its user
 
@@ -338,9 +345,13 @@ func (s *Session) Bye(ctx context.Context) {
 // close begins the end: the reader is given wait to see the peer's close frame.
 func (s *Session) close(code CloseCode, how presence.End, last []byte, wait time.Duration) {
 	row := closeOf(code)
-	reason := []byte(row.Reason)
+	reason, retry := []byte(row.Reason), time.Duration(0)
 	if row.Reconnect == ReconnectHint {
-		reason = appendRetryAfter(nil, s.srv.retryAfter().Milliseconds())
+		retry = s.srv.retryAfter()
+		reason = appendRetryAfter(nil, retry.Milliseconds())
+	}
+	if last == nil {
+		last = s.handler.Closing(code, retry)
 	}
 	s.mu.Lock()
 	if s.state >= stateClosing {
@@ -527,6 +538,9 @@ func (s *Session) writeItems(out *outgoing, buf []byte, frames int) bool {
 }
 
 func (s *Session) put(b []byte, frames int) bool {
+	if len(b) == 0 {
+		return true
+	}
 	s.writeSince.Store(int64(max(s.srv.wheel.now(), 1)))
 	n, err := s.sock.Conn.Write(b)
 	s.writeSince.Store(0)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/rollcall-presence/rollcall/presence"
 )
 
 // upgrade makes a session of a request. It returns at once, and with it goes all
@@ -23,14 +25,19 @@ func (s *Server) upgrade(ctx context.Context, p Protocol, w http.ResponseWriter,
 		return
 	}
 	c := &Session{srv: s, arrived: s.wheel.now(), address: s.opt.Proxies.Household(r)}
+	c.handler = p.Open(c, r)
 	if reason, retry := s.begin(c); reason != "" {
 		s.shed(w, reason, retry)
 		return
 	}
 	c.writer = c.write
 	c.sock.control = c.control
+	var subprotocols []string
+	if p.Name() != "" {
+		subprotocols = []string{p.Name()}
+	}
 	ws, err := websocket.Accept(hijack{w, &c.sock}, r, &websocket.AcceptOptions{
-		Subprotocols:       []string{p.Name()},
+		Subprotocols:       subprotocols,
 		InsecureSkipVerify: true, // originAllowed has looked
 		OnPingReceived:     c.pinged,
 		OnPongReceived:     c.ponged,
@@ -42,7 +49,9 @@ func (s *Server) upgrade(ctx context.Context, p Protocol, w http.ResponseWriter,
 	}
 	ws.SetReadLimit(int64(s.opt.Limits.Frame))
 	c.ws = ws
-	c.handler = p.Open(c)
+	if s.upgraded(c) {
+		c.close(CloseGoingAway, presence.EndDrain, nil, 0)
+	}
 	s.wheel.schedule(c, c.arrived+s.opt.Timers.Hello)
 	go c.serve(ctx) // joined through Server.live
 }

@@ -54,6 +54,10 @@ var (
 	ErrIdentityTooLong  = &Error{Op: "identity is too long", Kind: KindInvalid}
 	ErrIdentityEncoding = &Error{Op: "identity is not valid UTF-8", Kind: KindInvalid}
 
+	ErrFriendlyName      = &Error{Op: "friendly name is too long", Kind: KindInvalid}
+	ErrAttributesTooLong = &Error{Op: "attributes are too long", Kind: KindInvalid}
+	ErrAttributes        = &Error{Op: "attributes are not JSON", Kind: KindInvalid}
+
 	ErrNoService  = &Error{Op: "no such service", Kind: KindNotFound}
 	ErrNoUser     = &Error{Op: "no such user", Kind: KindNotFound}
 	ErrUserExists = &Error{Op: "user already exists", Kind: KindConflict}

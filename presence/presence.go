@@ -7,6 +7,7 @@
 package presence
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -271,6 +272,27 @@ func CheckIdentity(identity string) error {
 		return ErrIdentityTooLong
 	case !utf8.ValidString(identity):
 		return ErrIdentityEncoding
+	}
+	return nil
+}
+
+// CheckFriendlyName returns nil for a friendly name of at most MaxFriendlyName
+// characters, else ErrFriendlyName.
+func CheckFriendlyName(name string) error {
+	if utf8.RuneCountInString(name) > MaxFriendlyName {
+		return ErrFriendlyName
+	}
+	return nil
+}
+
+// CheckAttributes returns nil for attributes that are JSON text of at most limit
+// bytes, else ErrAttributesTooLong or ErrAttributes.
+func CheckAttributes(text string, limit int) error {
+	switch {
+	case len(text) > limit:
+		return ErrAttributesTooLong
+	case !json.Valid([]byte(text)):
+		return ErrAttributes
 	}
 	return nil
 }

@@ -12,11 +12,21 @@ type Page[T any] struct {
 	Next, Prev string
 }
 
+// Origin is who changes a user, as the service's backend is told by webhook.
+type Origin string
+
+// The origins. The backend is not told of what it did itself, unless it asks to be.
+const (
+	OriginUntold Origin = ""
+	OriginAPI    Origin = "API" // over REST
+	OriginSDK    Origin = "SDK" // the user itself, over its connection
+)
+
 // UserUpdate names what to set of a user; nil keeps what is there.
 type UserUpdate struct {
 	FriendlyName, Attributes, Role *string
-	// Tell has the service's backend told of the change by webhook.
-	Tell bool
+	// Tell has the service's backend told of the change by webhook, and who made it.
+	Tell Origin
 }
 
 // Empty reports whether u sets nothing.

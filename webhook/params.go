@@ -39,7 +39,7 @@ func params(s presence.Service, e presence.Owed) (p url.Values, drop string) {
 	set("EventDate", date(e.At))
 	set("AccountSid", s.Account)
 	set("Source", e.Origin)
-	if e.Origin == "SDK" {
+	if e.Origin == string(presence.OriginSDK) {
 		set("ClientIdentity", e.User.Identity)
 	}
 	set("ChatServiceSid", s.SID)
@@ -100,7 +100,10 @@ func updateParams(s presence.Service, u presence.User, update presence.UserUpdat
 	set("EventType", presence.EventUserUpdate)
 	set("EventDate", date(now))
 	set("AccountSid", s.Account)
-	set("Source", "API")
+	set("Source", string(update.Tell))
+	if update.Tell == presence.OriginSDK {
+		set("ClientIdentity", u.Identity)
+	}
 	set("ChatServiceSid", s.SID)
 	set("UserSid", u.SID)
 	set("Identity", u.Identity)

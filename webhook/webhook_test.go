@@ -282,7 +282,7 @@ func TestEvents(t *testing.T) {
 	w.until("the first three", func() bool { return tg.count() == 3 })
 	offline()
 	w.until("the other two", func() bool { return tg.count() == 5 })
-	tell := presence.UserUpdate{FriendlyName: new("Zoë & Söns"), Attributes: new(`{"a": "+ é"}`), Tell: true}
+	tell := presence.UserUpdate{FriendlyName: new("Zoë & Söns"), Attributes: new(`{"a": "+ é"}`), Tell: presence.OriginAPI}
 	u, err := w.store.UpdateUser(t.Context(), presence.Key{Service: sid, Identity: identity}, tell)
 	if err != nil {
 		t.Fatal(err)
@@ -480,7 +480,7 @@ func TestDropped(t *testing.T) {
 	off, unwanted := w.service(tg.URL, both), w.service(tg.URL, both)
 	w.online(off, "ada")
 	w.online(unwanted, "bob")
-	if _, err := w.store.UpdateUser(t.Context(), presence.Key{Service: off, Identity: "ada"}, presence.UserUpdate{FriendlyName: new("Ada"), Tell: true}); err != nil {
+	if _, err := w.store.UpdateUser(t.Context(), presence.Key{Service: off, Identity: "ada"}, presence.UserUpdate{FriendlyName: new("Ada"), Tell: presence.OriginAPI}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.store.UpdateService(t.Context(), off, presence.ServiceUpdate{Enabled: new(false)}); err != nil {

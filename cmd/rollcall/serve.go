@@ -32,6 +32,7 @@ import (
 	"github.com/rollcall-presence/rollcall/gateway/console"
 	"github.com/rollcall-presence/rollcall/gateway/native"
 	"github.com/rollcall-presence/rollcall/gateway/rest"
+	"github.com/rollcall-presence/rollcall/gateway/twilsock"
 	"github.com/rollcall-presence/rollcall/internal/rate"
 	"github.com/rollcall-presence/rollcall/presence"
 	"github.com/rollcall-presence/rollcall/presence/redisstore"
@@ -226,7 +227,11 @@ func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log 
 	})
 	return gateway.Options{
 		Presence: n.tracker, Services: n.dir, Hub: n.hub, Tokens: n.tokens, Push: n.store,
-		Sockets: map[string]gateway.Protocol{"/v1/connect": native.Protocol{}},
+		Users: n.store, BeforeUserUpdate: n.hooks.BeforeUserUpdate,
+		Sockets: map[string]gateway.Protocol{
+			"/v1/connect":   native.Protocol{},
+			"/v3/wsconnect": twilsock.New(twilsock.Options{Origin: origin, Users: min(twilsock.DefaultUsers, cfg.MaxSubscriptions)}),
+		},
 		Routes: map[string]http.Handler{
 			"/v1": rest.New(n.store, n.guard, rest.Options{
 				Origin: origin, Client: proxies.Household, MaxIdentity: int(cfg.MaxIdentity), MaxAttributes: int(cfg.MaxAttributes),
@@ -237,7 +242,7 @@ func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log 
 		Origins: cfg.AllowedOrigins, Proxies: proxies, TLSCert: cfg.TLSCert, TLSKey: cfg.TLSKey,
 		Limits: gateway.Limits{
 			Connections: cfg.MaxConnections, Waiting: cfg.MaxWaiting, AcceptRate: cfg.AcceptRate, AcceptBurst: cfg.AcceptBurst,
-			Frame: int(cfg.MaxFrame), Identities: cfg.MaxIdentities, Identity: int(cfg.MaxIdentity), Subscriptions: cfg.MaxSubscriptions,
+			Frame: int(cfg.MaxFrame), Identities: cfg.MaxIdentities, Identity: int(cfg.MaxIdentity), Attributes: int(cfg.MaxAttributes), Subscriptions: cfg.MaxSubscriptions,
 			RequestRate: cfg.RequestRate, RequestBurst: cfg.RequestBurst, Mailbox: int(cfg.MailboxBytes),
 		},
 		Timers: gateway.Timers{

@@ -10,6 +10,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"slices"
 	"time"
 	"unicode/utf8"
@@ -52,7 +53,9 @@ func (Protocol) Requests() []string {
 }
 
 // Open implements gateway.Protocol.
-func (Protocol) Open(s *gateway.Session) gateway.Handler { return &handler{session: s} }
+func (Protocol) Open(s *gateway.Session, _ *http.Request) gateway.Handler {
+	return &handler{session: s}
+}
 
 type handler struct {
 	session *gateway.Session
@@ -149,7 +152,7 @@ func (h *handler) subscribe(ctx context.Context, r *request) {
 	if !h.checkIdentities(r) {
 		return
 	}
-	p := h.session.Subscribe(ctx, r.Identities, func(users []presence.Snapshot) []byte {
+	p := h.session.Subscribe(ctx, r.Identities, nil, func(users []presence.Snapshot) []byte {
 		return encodeSubscribed(r.ID, users)
 	})
 	if p != nil {
@@ -297,3 +300,6 @@ func leadingPushes(items []fanout.Item) int {
 
 // Expiring implements gateway.Handler.
 func (h *handler) Expiring(d time.Duration) []byte { return encodeExpiring(d) }
+
+// Closing implements gateway.Handler: the close frame says it all.
+func (h *handler) Closing(gateway.CloseCode, time.Duration) []byte { return nil }

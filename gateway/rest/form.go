@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"encoding/json"
 	"errors"
 	"io"
 	"mime"
@@ -96,14 +95,16 @@ func (f *form) boolean(name string) (*bool, error) {
 // clears them.
 func (f *form) attributes(limit int) (*string, error) {
 	v, err := f.text("Attributes")
-	switch {
-	case v == nil || err != nil:
+	if v == nil || err != nil {
 		return nil, err
-	case len(*v) > limit:
-		return nil, errLongAttributes
-	case *v == "":
+	}
+	if *v == "" {
 		*v = "{}"
-	case !json.Valid([]byte(*v)):
+	}
+	switch err := presence.CheckAttributes(*v, limit); {
+	case errors.Is(err, presence.ErrAttributesTooLong):
+		return nil, errLongAttributes
+	case err != nil:
 		return nil, errAttributes
 	}
 	return v, nil

@@ -88,7 +88,9 @@ func (c *call) userUpdate(s presence.Service) (u presence.UserUpdate, err error)
 	if u.Attributes, err = c.form.attributes(c.opt.MaxAttributes); err != nil {
 		return u, err
 	}
-	u.Tell = c.r.Header.Get("X-Twilio-Webhook-Enabled") == "true"
+	if c.r.Header.Get("X-Twilio-Webhook-Enabled") == "true" {
+		u.Tell = presence.OriginAPI
+	}
 	u.Role, err = c.roleParameter("RoleSid", s.SID, presence.RoleOfService)
 	return u, err
 }
@@ -137,7 +139,7 @@ func (c *call) updateUser() (any, error) {
 		return nil, err
 	}
 	if !update.Empty() {
-		if update.Tell && !c.opt.Hooks.BeforeUserUpdate(c.ctx, s, u, update) {
+		if update.Tell != presence.OriginUntold && !c.opt.Hooks.BeforeUserUpdate(c.ctx, s, u, update) {
 			return nil, errHookRejected
 		}
 		if u, err = c.store.UpdateUser(c.ctx, u.Key, update); err != nil {

@@ -26,6 +26,7 @@ var allowed = map[string][]string{
 	"gateway":               {"fanout", "presence", "auth", "internal/rate"},
 	"webhook":               {"presence"},
 	"gateway/native":        {"gateway", "fanout", "presence", "auth"},
+	"gateway/twilsock":      {"gateway", "fanout", "presence"},
 	"gateway/rest":          {"presence"},
 	"gateway/console":       {"presence"},
 	"configs":               {"presence"},
@@ -39,7 +40,7 @@ var allowed = map[string][]string{
 	"internal/testkit/proxy": {},
 	"internal/testkit/skew":  {},
 
-	"cmd/rollcall": {"auth", "client", "configs", "fanout", "fanout/redisbus", "gateway", "gateway/console", "gateway/native", "gateway/rest", "presence", "presence/redisstore", "internal/keys", "internal/rate", "webhook"},
+	"cmd/rollcall": {"auth", "client", "configs", "fanout", "fanout/redisbus", "gateway", "gateway/console", "gateway/native", "gateway/rest", "gateway/twilsock", "presence", "presence/redisstore", "internal/keys", "internal/rate", "webhook"},
 }
 
 // standardOnly are the packages that import nothing but the standard library and

@@ -47,21 +47,17 @@ func (s *Store) write(ctx context.Context, mode string, k presence.Key, u presen
 	if err != nil {
 		return presence.User{}, err
 	}
-	origin := ""
-	if u.Tell {
-		origin = "API"
-	}
-	return s.writeUser(ctx, mode, k, service, u, origin)
+	return s.writeUser(ctx, mode, k, service, u)
 }
 
 // EnsureUser implements presence.Store.
 func (s *Store) EnsureUser(ctx context.Context, k presence.Key, service presence.Service) (presence.User, error) {
-	return s.writeUser(ctx, "ensure", k, service, presence.UserUpdate{}, "SDK")
+	return s.writeUser(ctx, "ensure", k, service, presence.UserUpdate{Tell: presence.OriginSDK})
 }
 
-func (s *Store) writeUser(ctx context.Context, mode string, k presence.Key, service presence.Service, u presence.UserUpdate, origin string) (presence.User, error) {
+func (s *Store) writeUser(ctx context.Context, mode string, k presence.Key, service presence.Service, u presence.UserUpdate) (presence.User, error) {
 	p := s.Partition(k)
-	args := []any{mode, k.Service, k.Identity, s.newSID(keys.SIDPrefix(p)), service.DefaultServiceRole, service.Rev, origin}
+	args := []any{mode, k.Service, k.Identity, s.newSID(keys.SIDPrefix(p)), service.DefaultServiceRole, service.Rev, string(u.Tell)}
 	args = given(args, []optional{{"friendly_name", u.FriendlyName}, {"attributes", u.Attributes}, {"role", u.Role}})
 	reply, err := s.run(ctx, mode+" user", userWriteScript, p, args...)
 	if err != nil {

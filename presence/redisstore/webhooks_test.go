@@ -175,7 +175,7 @@ func TestWebhooksOfProfiles(t *testing.T) {
 	eachOutbox(t, func(t *testing.T, o *outbox) {
 		o.update(presence.ServiceUpdate{Webhooks: hooks("http://example.com/", all)})
 		name := "Ada"
-		write := func(tell bool, u presence.UserUpdate) {
+		write := func(tell presence.Origin, u presence.UserUpdate) {
 			t.Helper()
 			u.Tell = tell
 			if _, err := o.UpdateUser(t.Context(), o.key("ada"), u); err != nil {
@@ -185,13 +185,13 @@ func TestWebhooksOfProfiles(t *testing.T) {
 		if _, err := o.CreateUser(t.Context(), o.key("ada"), presence.UserUpdate{FriendlyName: &name}); err != nil {
 			t.Fatal(err)
 		}
-		write(false, presence.UserUpdate{FriendlyName: new("A")})
+		write(presence.OriginUntold, presence.UserUpdate{FriendlyName: new("A")})
 		o.want("without being asked to")
-		if _, err := o.CreateUser(t.Context(), o.key("bob"), presence.UserUpdate{FriendlyName: &name, Tell: true}); err != nil {
+		if _, err := o.CreateUser(t.Context(), o.key("bob"), presence.UserUpdate{FriendlyName: &name, Tell: presence.OriginAPI}); err != nil {
 			t.Fatal(err)
 		}
 		o.want("created", "bob onUserAdded null")
-		write(true, presence.UserUpdate{Attributes: new(`{"a":"\u00e9 é"}`)})
+		write(presence.OriginAPI, presence.UserUpdate{Attributes: new(`{"a":"\u00e9 é"}`)})
 		c := o.claim()
 		if len(c.Users) != 1 || len(c.Users[0].Events) != 1 {
 			t.Fatalf("claimed %+v; want one event", c)
@@ -206,9 +206,9 @@ func TestWebhooksOfProfiles(t *testing.T) {
 			t.Errorf("owed %+v, the user differs (-have +owed):\n%s", e, diff)
 		}
 		o.settle(presence.Settled{Key: c.Users[0].Key, Delivered: []string{e.SID}})
-		write(true, presence.UserUpdate{Role: new("RL00000000000000000000000000000001")})
+		write(presence.OriginAPI, presence.UserUpdate{Role: new("RL00000000000000000000000000000001")})
 		o.want("a role", "ada onUserUpdated null")
-		write(true, presence.UserUpdate{Role: new("RL00000000000000000000000000000001")})
+		write(presence.OriginAPI, presence.UserUpdate{Role: new("RL00000000000000000000000000000001")})
 		o.want("no change")
 		if _, err := o.EnsureUser(t.Context(), o.key("eve"), o.service); err != nil {
 			t.Fatal(err)

@@ -102,7 +102,7 @@ func BenchmarkNodeWebhooks(b *testing.B) {
 				each(int(window.Seconds())*perSecond, func(i int) error {
 					pause(b, time.Until(began.Add(time.Duration(i)*time.Second/time.Duration(perSecond))))
 					name := strconv.FormatInt(time.Now().UnixNano(), 10)
-					_, err := store.UpdateUser(b.Context(), key(service, i%of), presence.UserUpdate{FriendlyName: &name, Tell: true})
+					_, err := store.UpdateUser(b.Context(), key(service, i%of), presence.UserUpdate{FriendlyName: &name, Tell: presence.OriginAPI})
 					return err
 				})
 			}

@@ -1,0 +1,305 @@
+// Package twilsock is the protocol that the official Conversations SDKs speak, as far
+// as reachability goes: Twilsock frames on a WebSocket, through which the SDK tunnels
+// HTTP requests and gets the events of Sync maps. docs/twilio-sdk.md says what of the
+// SDK works.
+//
+// Each user is a Sync map of three items. Nothing is kept for the maps: a map's SID
+// is made of the identity and the ids of its events are the user's revisions, so that
+// a client that comes back, to any node, says all that is needed to go on. A request
+// that is wrong or not supported gets an answer with an HTTP status; a client that
+// breaks the framing is closed.
+package twilsock
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rollcall-presence/rollcall/fanout"
+	"github.com/rollcall-presence/rollcall/gateway"
+	"github.com/rollcall-presence/rollcall/presence"
+)
+
+// slot is where updates keep their encoding in this protocol.
+const slot = 1
+
+// Requests as they are counted: those that the native protocol has too go by its names.
+const (
+	requestHello         = "hello"
+	requestToken         = "token"
+	requestBye           = "bye"
+	requestReply         = "reply"
+	requestTelemetry     = "telemetry"
+	requestConfiguration = "configuration"
+	requestUser          = "user"
+	requestUpdateUser    = "update_user"
+	requestConversations = "conversations"
+	requestMap           = "map"
+	requestMapItems      = "map_items"
+	requestSubscribe     = "subscribe"
+	requestUnsubscribe   = "unsubscribe"
+	requestRegister      = "register_push"
+	requestUnregister    = "unregister_push"
+	requestContext       = "notification_context"
+	requestUnsupported   = "unsupported"
+	requestUnknown       = "unknown"
+	requestMalformed     = "malformed"
+)
+
+// DefaultUsers is how many users the hosted service lets an SDK be subscribed to.
+const DefaultUsers = 100
+
+// Options tunes a Protocol. The zero value is ready for use.
+type Options struct {
+	// Origin is where clients reach this gateway, such as https://example.com, given
+	// the request for the WebSocket. Default: what the request was sent to.
+	Origin func(*http.Request) string
+	// Users is to how many users the SDK subscribes at most; it drops the oldest by
+	// itself. Default DefaultUsers; below the session's limit of subscriptions.
+	Users int
+}
+
+// Protocol implements gateway.Protocol. Make it with New.
+type Protocol struct{ opt Options }
+
+// New makes a Protocol.
+func New(opt Options) *Protocol {
+	if opt.Origin == nil {
+		opt.Origin = gateway.Proxies(nil).Origin
+	}
+	if opt.Users <= 0 {
+		opt.Users = DefaultUsers
+	}
+	return &Protocol{opt}
+}
+
+// Name implements gateway.Protocol: the SDK offers no subprotocol.
+func (*Protocol) Name() string { return "" }
+
+// Requests implements gateway.Protocol.
+func (*Protocol) Requests() []string {
+	return []string{
+		requestHello, requestToken, requestBye, requestReply, requestTelemetry, requestConfiguration, requestUser, requestUpdateUser,
+		requestConversations, requestMap, requestMapItems, requestSubscribe, requestUnsubscribe, requestRegister, requestUnregister,
+		requestContext, requestUnsupported, requestUnknown, requestMalformed,
+	}
+}
+
+// maxOrigin bounds what a session keeps of its request.
+const maxOrigin = 300
+
+// Open implements gateway.Protocol.
+func (p *Protocol) Open(s *gateway.Session, r *http.Request) gateway.Handler {
+	origin := p.opt.Origin(r)
+	if len(origin) > maxOrigin {
+		origin = "https://rollcall.invalid"
+	}
+	return &handler{session: s, users: p.opt.Users, origin: origin}
+}
+
+type handler struct {
+	session *gateway.Session
+	users   int
+	origin  string
+
+	// The following are owned by the reader.
+	greeted bool
+	paid    int // reads of maps that count no more, since their user was just asked for
+
+	owed atomic.Int64 // frames that the client has yet to acknowledge
+
+	mu sync.Mutex // guards the following
+	// floors are the ids of events that had to be above a user's revision, since the
+	// client had such a one already: what follows must be above them too. Nil for
+	// nearly every session.
+	floors map[string]int64
+}
+
+// Message implements gateway.Handler.
+func (h *handler) Message(ctx context.Context, text bool, data []byte) {
+	m, err := decode(data)
+	switch {
+	case text || err != nil:
+		h.session.CountRequest(requestMalformed)
+		h.session.Close(gateway.CloseBadRequest, nil)
+	case !h.greeted:
+		h.first(ctx, &m)
+	default:
+		h.request(ctx, &m)
+	}
+}
+
+// first handles what comes before the session is open.
+func (h *handler) first(ctx context.Context, m *message) {
+	h.greeted = true
+	if m.Method != methodInit {
+		h.session.CountRequest(requestUnknown)
+		h.session.Close(gateway.CloseBadRequest, nil)
+		return
+	}
+	h.session.CountRequest(requestHello)
+	id, given := m.ID, m.ContinuationToken
+	h.session.Open(ctx, gateway.Hello{Token: m.Token},
+		func(w gateway.Welcome) []byte { return encodeInit(id, given, w) },
+		func(p *gateway.Problem) []byte { return encodeRefusal(id, p) })
+}
+
+func (h *handler) request(ctx context.Context, m *message) {
+	switch m.Method {
+	case methodReply:
+		h.acknowledged()
+		return
+	case methodClose:
+		h.session.CountRequest(requestBye)
+		h.session.Bye(ctx)
+		return
+	case methodInit:
+		h.session.CountRequest(requestHello)
+		h.session.Close(gateway.CloseBadRequest, nil)
+		return
+	case methodMessage:
+		h.tunnel(ctx, m)
+		return
+	}
+	p := h.session.Allow()
+	switch m.Method {
+	case methodUpdate:
+		h.session.CountRequest(requestToken)
+		if p == nil {
+			_, p = h.session.Renew(m.Token)
+		}
+	case methodTelemetry:
+		h.session.CountRequest(requestTelemetry)
+		return // it wants no answer
+	case methodPutCtx, methodDeleteCtx:
+		h.session.CountRequest(requestContext)
+	default:
+		h.session.CountRequest(requestUnknown)
+		if p == nil {
+			p = &gateway.Problem{Code: gateway.ErrorUnknownType}
+		}
+	}
+	result := statusOK
+	if p != nil {
+		h.session.CountError(p.Code)
+		result = problemStatus(p)
+	}
+	h.session.Send(encode(header{Method: methodReply, ID: m.ID, Status: result}, nil))
+}
+
+// acknowledged takes the client's acknowledgement of a frame. Those that are owed
+// are no requests; of others there are no more than of those.
+func (h *handler) acknowledged() {
+	h.session.CountRequest(requestReply)
+	if h.owed.Add(-1) < 0 {
+		h.owed.Add(1)
+		_ = h.session.Allow() // closes who does not stop
+	}
+}
+
+// Frame implements gateway.Handler.
+func (h *handler) Frame(item *fanout.Item) []byte {
+	switch {
+	case item.Update != nil:
+		frame := h.update(item.Update)
+		if len(frame) > 0 {
+			h.owed.Add(1)
+		}
+		return frame
+	case item.Frame != nil:
+		return item.Frame
+	}
+	return nil // the SDK is not told of the switch, but of what it means for each user
+}
+
+// Append implements gateway.Handler. Updates that follow each other become one
+// notification.
+func (h *handler) Append(dst []byte, items []fanout.Item) []byte {
+	var run [][]byte // frames of updates
+	flush := func() {
+		switch {
+		case len(run) == 1:
+			dst = append(dst, run[0]...)
+		case len(run) > 1:
+			dst = append(dst, merge(run)...)
+		default:
+			return
+		}
+		h.owed.Add(1)
+		run = run[:0]
+	}
+	for i := range items {
+		if u := items[i].Update; u != nil {
+			if frame := h.update(u); len(frame) > 0 {
+				run = append(run, frame)
+			}
+			continue
+		}
+		flush()
+		dst = append(dst, items[i].Frame...)
+	}
+	flush()
+	return dst
+}
+
+// update is the frame of an update; empty where the SDK is told nothing of it.
+func (h *handler) update(u *fanout.Update) []byte {
+	h.mu.Lock()
+	floor, floored := h.floors[u.View.Identity]
+	if floored && u.View.Rev <= floor {
+		h.floors[u.View.Identity] = floor + 1
+		h.mu.Unlock()
+		return encodeUpdate(u, floor+1)
+	}
+	h.mu.Unlock()
+	return u.Frame(slot, func(u *fanout.Update) []byte { return encodeUpdate(u, u.View.Rev) })
+}
+
+// Expiring implements gateway.Handler.
+func (h *handler) Expiring(time.Duration) []byte {
+	h.owed.Add(1)
+	return encode(header{Method: "client_update", ID: frameID(), ClientUpdateType: "token_about_to_expire"}, nil)
+}
+
+// What the SDK does after a close frame with a status: 308, come back; 410, tell the
+// application that the token expired, and come back with a new one; 401, stay away
+// until the application has another token. After a lost connection it comes back.
+const (
+	closeOffload = 308
+	closeExpired = 410
+	closeDenied  = 401
+)
+
+// Closing implements gateway.Handler.
+func (h *handler) Closing(code gateway.CloseCode, retry time.Duration) []byte {
+	s := status{Code: closeOffload, Status: "TEMPORARY_REDIRECT"}
+	switch code {
+	case gateway.CloseGoingAway, gateway.CloseRestart, gateway.CloseInternal, gateway.CloseUnavailable, gateway.CloseSlow,
+		gateway.CloseRateLimited:
+	case gateway.CloseTokenExpired, gateway.CloseBadToken: // was revoked: the application's backend decides on a new one
+		s = status{Code: closeExpired, Status: "TOKEN_EXPIRED"}
+	case gateway.CloseEnded:
+		s = status{Code: closeDenied, Status: "ENDED"}
+	default:
+		return nil
+	}
+	var payload []byte
+	if retry > 0 {
+		payload = encodeBackoff(retry)
+	}
+	return encode(header{Method: methodClose, ID: frameID(), Status: &s}, payload)
+}
+
+// continuation is the token by which a client names itself when it comes back. It
+// stays the same, for whoever reads logs; nothing depends on it.
+func continuation(given string, id presence.SessionID) (token string, reissued bool) {
+	if hex, ok := strings.CutPrefix(given, continuationPrefix); ok && len(hex) == presence.SessionIDLen && strings.Trim(hex, "0123456789abcdef") == "" {
+		return given, false
+	}
+	return continuationPrefix + string(id), true
+}
+
+const continuationPrefix = "CT"
