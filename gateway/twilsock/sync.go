@@ -220,9 +220,10 @@ func (s *subscriptions) valid() bool {
 
 const mapObject = "map"
 
-// Answers to a request about subscriptions. The client asks again for what it did not
-// hear of in estimatedDelivery, subscribes to so many at once, and repeats its
-// subscriptions each subscriptionTTL, which mends what nobody thought of.
+// What is told of subscriptions. The client asks again for what it did not hear of in
+// estimatedDelivery, names at most maxBatch objects in a request (before it was told,
+// as many), and repeats its subscriptions each subscriptionTTL, which mends what nobody
+// thought of.
 const (
 	estimatedDelivery = 10 * time.Second
 	maxBatch          = 100
@@ -305,10 +306,7 @@ func (h *handler) subscribe(ctx context.Context, m *message, s *subscriptions) {
 		return frames
 	}
 	if len(identities) > 0 {
-		p := h.session.CheckIdentities(identities)
-		if p == nil {
-			p = h.session.Subscribe(ctx, identities, known, answer)
-		}
+		p := h.session.Subscribe(ctx, identities, known, answer)
 		switch {
 		case p == nil:
 			return

@@ -299,6 +299,9 @@ func (h *handler) changeSubscriptions(ctx context.Context, m *message, _ []strin
 		return
 	}
 	switch {
+	case len(s.Requests) > maxBatch:
+		h.session.CountRequest(requestMalformed)
+		h.fail(m, &gateway.Problem{Code: gateway.ErrorTooManyIdentities})
 	case s.Action == "establish" && s.valid():
 		h.session.CountRequest(requestSubscribe)
 		h.subscribe(ctx, m, &s)
