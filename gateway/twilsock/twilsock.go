@@ -107,7 +107,8 @@ type handler struct {
 
 	// The following are owned by the reader.
 	greeted bool
-	paid    int // reads of maps that count no more, since their user was just asked for
+	refused bool // the newest token was
+	paid    int  // reads of maps that count no more, since their user was just asked for
 
 	owed atomic.Int64 // frames that the client has yet to acknowledge
 
@@ -154,6 +155,11 @@ func (h *handler) request(ctx context.Context, m *message) {
 		return
 	case methodClose:
 		h.session.CountRequest(requestBye)
+		if h.refused {
+			// The SDK's doing, not its user's, who may be back with another token.
+			h.session.Close(gateway.CloseBadToken, nil)
+			return
+		}
 		h.session.Bye(ctx)
 		return
 	case methodInit:
@@ -168,9 +174,8 @@ func (h *handler) request(ctx context.Context, m *message) {
 	switch m.Method {
 	case methodUpdate:
 		h.session.CountRequest(requestToken)
-		if p == nil {
-			_, p = h.session.Renew(m.Token)
-		}
+		_, p = h.session.Renew(m.Token) // also beyond the rate: the SDK would close over it
+		h.refused = p != nil
 	case methodTelemetry:
 		h.session.CountRequest(requestTelemetry)
 		return // it wants no answer
