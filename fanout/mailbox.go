@@ -35,7 +35,7 @@ type Mailbox struct {
 	subs  []*subscription // by identity
 	room  chan struct{}   // closed when answers fall below max; nil if nobody waits
 	bytes int             // of control frames and updates that wait
-	held  int             // of answers to Subscribe that wait
+	held  int             // of answers that wait
 	count int32           // of nodes that wait
 	owed  presence.Tri    // the switch, if service.updated waits; else Null
 	awake bool            // wake was called and Next has not returned empty since
@@ -57,7 +57,7 @@ type node struct {
 type control struct {
 	node   // control points to itself
 	frame  []byte
-	answer bool // to Subscribe
+	answer bool // of Subscribe or Answer
 	ready  bool // false: what follows must wait for this answer
 	waits  bool // in line
 }
@@ -78,8 +78,8 @@ type Item struct {
 }
 
 // Init makes the mailbox ready for a session of a service. Control frames and
-// updates that wait may take maxBytes, 0 means DefaultMailbox; of answers to
-// Subscribe the same, and one more.
+// updates that wait may take maxBytes, 0 means DefaultMailbox; of answers the same,
+// and one more.
 //
 // wake is called when there is something to take after Next returned nothing, and
 // once more when the mailbox becomes full. It is called without locks, by any
@@ -116,6 +116,16 @@ func (b *Mailbox) Control(frame []byte) error {
 		b.wake()
 	}
 	return nil
+}
+
+// Answer is Control for a frame that may be large: it counts like an answer to
+// Subscribe, and waits while earlier ones of the mailbox's size have not been taken.
+// ErrFull, ErrDetached, or the context's cause.
+func (b *Mailbox) Answer(ctx context.Context, frame []byte) error {
+	if err := b.await(ctx); err != nil {
+		return err
+	}
+	return b.fill(b.reserve(), frame)
 }
 
 // Next takes what may go out now, in order, into batch[:0]: as much as its capacity

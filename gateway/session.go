@@ -322,6 +322,21 @@ func (s *Session) Send(frame []byte) {
 	}
 }
 
+// Answer is Send for what may be large: rather than close a client that has too much
+// unread, it waits, for as long as a write may make no progress. Only after Open, and
+// only the reader may call it.
+func (s *Session) Answer(ctx context.Context, frame []byte) {
+	if s.absent() != nil {
+		s.Send(frame)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.srv.opt.Timers.Write)
+	defer cancel()
+	if s.mail.Answer(ctx, frame) != nil {
+		s.close(CloseSlow, presence.EndStuck, nil, 0)
+	}
+}
+
 // Close ends the session with a close frame, and gives the client a few seconds to
 // answer. Before it comes last (which may be nil), and before that what waits, so that
 // each answered request has its answer; a client that does not take it in that time

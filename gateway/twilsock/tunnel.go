@@ -110,8 +110,8 @@ func (h *handler) fail(m *message, p *gateway.Problem) {
 	}))
 }
 
-func (h *handler) answer(m *message, code int, body any) {
-	h.session.Send(encodeAnswer(m.ID, code, http.StatusText(code), body))
+func (h *handler) answer(ctx context.Context, m *message, code int, body any) {
+	h.session.Answer(ctx, encodeAnswer(m.ID, code, http.StatusText(code), body))
 }
 
 // body reads the request's body; false if it has answered that it cannot be.
@@ -156,7 +156,7 @@ func (h *handler) configuration(ctx context.Context, m *message, _ []string) {
 	base := h.origin + "/Client/v2/Services/" + service.SID
 	me := base + "/Users/" + url.PathEscape(identity)
 	media := h.origin + "/v1/Services/" + service.SID
-	h.answer(m, http.StatusOK, configuration{
+	h.answer(ctx, m, http.StatusOK, configuration{
 		Identity: identity, ServiceSID: service.SID,
 		Options: options{
 			Reachability: service.Enabled, Users: h.users, HTTPCache: "PT5S", ConsumptionReport: "PT5S",
@@ -184,8 +184,8 @@ type userBody struct {
 	Sync         map[string]string `json:"sync_objects"`
 }
 
-func (h *handler) showUser(m *message, v *presence.Snapshot) {
-	h.answer(m, http.StatusOK, userBody{
+func (h *handler) showUser(ctx context.Context, m *message, v *presence.Snapshot) {
+	h.answer(ctx, m, http.StatusOK, userBody{
 		Identity: v.Identity, SID: v.SID, FriendlyName: v.FriendlyName, Attributes: *attributesOf(v).Value, Online: v.Online, Notifiable: v.Notifiable,
 		URL:  h.origin + "/Client/v2/Services/" + h.session.Key().Service + "/Users/" + url.PathEscape(v.Identity),
 		Sync: map[string]string{"user_info_map": mapSID(userMap, v.Identity)},
@@ -201,7 +201,7 @@ func (h *handler) user(ctx context.Context, m *message, args []string) {
 		return
 	}
 	h.paid = min(h.paid+1, h.users)
-	h.showUser(m, &v)
+	h.showUser(ctx, m, &v)
 }
 
 func (h *handler) updateUser(ctx context.Context, m *message, args []string) {
@@ -221,15 +221,15 @@ func (h *handler) updateUser(ctx context.Context, m *message, args []string) {
 		h.fail(m, p)
 		return
 	}
-	h.showUser(m, &v)
+	h.showUser(ctx, m, &v)
 }
 
-func (h *handler) conversations(_ context.Context, m *message, args []string) {
+func (h *handler) conversations(ctx context.Context, m *message, args []string) {
 	if args[0] != h.session.Key().Identity {
 		h.fail(m, &gateway.Problem{Code: gateway.ErrorNotOwn})
 		return
 	}
-	h.answer(m, http.StatusOK, struct {
+	h.answer(ctx, m, http.StatusOK, struct {
 		Conversations []struct{} `json:"conversations"`
 		Meta          pageMeta   `json:"meta"`
 	}{Conversations: []struct{}{}})
@@ -263,14 +263,14 @@ func (h *handler) readMap(ctx context.Context, m *message, args []string) {
 		return
 	}
 	if v == nil {
-		h.answer(m, http.StatusOK, describeMap(args[0], conversationsRev))
+		h.answer(ctx, m, http.StatusOK, describeMap(args[0], conversationsRev))
 		return
 	}
 	body := describeMap(args[0], v.Rev)
 	if text(m.HTTP.Params.Include) == "items" {
 		body.Items = itemsOf(v, "")
 	}
-	h.answer(m, http.StatusOK, body)
+	h.answer(ctx, m, http.StatusOK, body)
 }
 
 func (h *handler) readItems(ctx context.Context, m *message, args []string) {
@@ -282,7 +282,7 @@ func (h *handler) readItems(ctx context.Context, m *message, args []string) {
 	if v != nil {
 		body.Items = itemsOf(v, text(m.HTTP.Params.Key))
 	}
-	h.answer(m, http.StatusOK, body)
+	h.answer(ctx, m, http.StatusOK, body)
 }
 
 // text is a parameter that came once; else it is empty.
@@ -344,7 +344,7 @@ func (h *handler) register(ctx context.Context, m *message, _ []string) {
 		h.fail(m, p)
 		return
 	}
-	h.answer(m, http.StatusCreated, map[string]string{"id": binding.SID})
+	h.answer(ctx, m, http.StatusCreated, map[string]string{"id": binding.SID})
 }
 
 func (h *handler) unregisterAddress(ctx context.Context, m *message, _ []string) {
@@ -359,7 +359,7 @@ func (h *handler) unregisterAddress(ctx context.Context, m *message, _ []string)
 		h.fail(m, &gateway.Problem{Code: gateway.ErrorBadField})
 		return
 	}
-	h.unregistered(m, h.session.UnregisterPush(ctx, "", b.Type, b.Address))
+	h.unregistered(ctx, m, h.session.UnregisterPush(ctx, "", b.Type, b.Address))
 }
 
 func (h *handler) unregister(ctx context.Context, m *message, args []string) {
@@ -367,13 +367,13 @@ func (h *handler) unregister(ctx context.Context, m *message, args []string) {
 		h.fail(m, &gateway.Problem{Code: gateway.ErrorBadField})
 		return
 	}
-	h.unregistered(m, h.session.UnregisterPush(ctx, args[0], "", ""))
+	h.unregistered(ctx, m, h.session.UnregisterPush(ctx, args[0], "", ""))
 }
 
-func (h *handler) unregistered(m *message, p *gateway.Problem) {
+func (h *handler) unregistered(ctx context.Context, m *message, p *gateway.Problem) {
 	if p != nil {
 		h.fail(m, p)
 		return
 	}
-	h.answer(m, http.StatusOK, struct{}{})
+	h.answer(ctx, m, http.StatusOK, struct{}{})
 }
