@@ -697,12 +697,22 @@ func (c *checker) agreement(user string) {
 	}
 	// Where revisions fell back, or run ahead after a flip, each node counts on from what it showed last.
 	for _, t := range said[1:] {
-		if first := said[0]; t.Online != first.Online || t.Rev != first.Rev && !c.r.Gaps && len(c.forgot)+len(c.flips) == 0 {
+		if first := said[0]; !alike(t, first) || t.Rev != first.Rev && !c.r.Gaps && len(c.forgot)+len(c.flips) == 0 {
 			c.found(Violation{Agreement, user, t.Watcher, c.end, t.Rev, fmt.Sprintf("at the end %s says %s is %s, revision %d; %s says %s, revision %d",
 				who(t), user, t.Online, t.Rev, who(first), first.Online, first.Rev)})
 			return
 		}
 	}
+}
+
+// SDKWatcher is the watcher that speaks the Conversations SDK's protocol, in which a user that does not exist is one of
+// whom nothing is known.
+const SDKWatcher = "sdk"
+
+// alike tells whether two say the same of a user.
+func alike(a, b told) bool {
+	nothing := func(t told) bool { return t.Online == "null" || t.Online == "none" }
+	return a.Online == b.Online || (a.Watcher == SDKWatcher || b.Watcher == SDKWatcher) && nothing(a) && nothing(b)
 }
 
 // truth is what may be said of a user at the end.

@@ -64,7 +64,7 @@ func TestStopNode(t *testing.T) {
 				Why: "told of a session whose end the stopped node could not see",
 			})
 			w.Excuse(Excuse{
-				Rules: []string{Once, InTime}, From: from, To: to, Watchers: func(name string) bool { return name == "w1" || name == "wb" },
+				Rules: []string{Once, InTime}, From: from, To: to, Watchers: func(name string) bool { return name == "w1" || name == balanced || name == SDKWatcher },
 				Why: "told late to a watcher on the stopped node",
 			})
 			w.Away(Away{From: from, To: w.Rec.Now(), Why: "a node did not see what its clients did"})

@@ -13,7 +13,8 @@ import (
 	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
-// watchers are one a node, and one through the balancer. Each is subscribed to all users and records all it is told.
+// watchers are one a node, and through the balancer one that speaks the native protocol and one that speaks the
+// Conversations SDK's. Each is subscribed to all users and records all it is told.
 // One that loses its connection comes back, where it was or, if that is down, through the balancer, and tells what it
 // knows.
 type watchers struct {
@@ -26,6 +27,8 @@ type watcher struct {
 	w    *World
 	name string
 	node int // -1: through the balancer
+	// session watches over one connection.
+	session func(ctx context.Context, node, url string) error
 
 	mu     sync.Mutex // guards the following
 	known  map[string]int64
@@ -33,19 +36,26 @@ type watcher struct {
 	joined bool
 }
 
+// balanced is the watcher that connects through the balancer, beside SDKWatcher.
+const balanced = "wb"
+
 func startWatchers(w *World) *watchers {
 	ctx, cancel := context.WithCancel(context.Background())
 	ws := &watchers{cancel: cancel}
 	w.Cleanup(ws.stop)
-	for i := range len(w.Nodes) + 1 {
-		if i == len(w.Nodes) {
-			i = -1
-		}
-		v := &watcher{w: w, name: fmt.Sprint("w", i), node: i, known: map[string]int64{}, online: map[string]string{}}
-		if i < 0 {
-			v.name = "wb"
-		}
+	add := func(name string, node int) *watcher {
+		v := &watcher{w: w, name: name, node: node, known: map[string]int64{}, online: map[string]string{}}
+		v.session = v.nativeSession
 		ws.all = append(ws.all, v)
+		return v
+	}
+	for i := range w.Nodes {
+		add(fmt.Sprint("w", i), i)
+	}
+	add(balanced, -1)
+	sdk := add(SDKWatcher, -1)
+	sdk.session = sdk.sdkSession
+	for _, v := range ws.all {
 		ws.done.Go(func() { v.run(ctx) })
 	}
 	rig.Eventually(w, "the watchers are subscribed", ws.joined)
@@ -93,8 +103,8 @@ func (v *watcher) run(ctx context.Context) {
 	}
 }
 
-// session watches over one connection.
-func (v *watcher) session(ctx context.Context, node, url string) error {
+// nativeSession watches over one connection in the native protocol.
+func (v *watcher) nativeSession(ctx context.Context, node, url string) error {
 	hello, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	v.mu.Lock()
@@ -123,12 +133,7 @@ func (v *watcher) session(ctx context.Context, node, url string) error {
 	}
 	for {
 		if missing == 0 {
-			v.mu.Lock()
-			if !v.joined {
-				v.w.Rec.Add(Entry{Kind: Joined, Watcher: v.name, Node: node})
-			}
-			v.joined = true
-			v.mu.Unlock()
+			v.join(node)
 		}
 		m, err := p.read(ctx)
 		if err != nil {
@@ -152,14 +157,28 @@ func (v *watcher) session(ctx context.Context, node, url string) error {
 	}
 }
 
-func (v *watcher) note(kind Kind, users []state) {
+// join notes that it is subscribed to all users.
+func (v *watcher) join(node string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, u := range users {
-		v.known[u.Identity] = max(v.known[u.Identity], u.Rev)
-		v.online[u.Identity] = u.online()
-		v.w.Rec.Add(Entry{Kind: kind, Watcher: v.name, User: u.Identity, Rev: u.Rev, Online: u.online()})
+	if !v.joined {
+		v.w.Rec.Add(Entry{Kind: Joined, Watcher: v.name, Node: node})
 	}
+	v.joined = true
+}
+
+func (v *watcher) note(kind Kind, users []state) {
+	for _, u := range users {
+		v.noteOne(kind, u.Identity, u.Rev, u.online())
+	}
+}
+
+func (v *watcher) noteOne(kind Kind, user string, rev int64, online string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.known[user] = max(v.known[user], rev)
+	v.online[user] = online
+	v.w.Rec.Add(Entry{Kind: kind, Watcher: v.name, User: user, Rev: rev, Online: online})
 }
 
 // settle waits until all that is due has been told, and records what REST says on each node.
