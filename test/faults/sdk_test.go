@@ -2,6 +2,7 @@ package faults
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -108,15 +109,23 @@ func (v *watcher) sdkSession(ctx context.Context, node, url string) error {
 			if len(pending) > 0 { // it may be of a snapshot
 				kind = Read
 			}
-			for _, e := range n.Events {
-				if e.ItemKey != "reachability" {
-					continue
-				}
+			for i, e := range n.Events {
 				user, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(e.MapSID, "MPu"))
 				if err != nil {
 					return err
 				}
-				v.noteOne(kind, string(user), e.ID, rig.State(e.Data.Online))
+				if e.ItemKey == "reachability" {
+					v.mu.Lock()
+					v.online[string(user)] = rig.State(e.Data.Online)
+					v.mu.Unlock()
+				}
+				if i+1 < len(n.Events) && n.Events[i+1].MapSID == e.MapSID && n.Events[i+1].ID == e.ID {
+					continue // an item of the same change follows
+				}
+				v.mu.Lock()
+				online := cmp.Or(v.online[string(user)], "null")
+				v.mu.Unlock()
+				v.noteOne(kind, string(user), e.ID, online)
 			}
 		default:
 			return fmt.Errorf("%s: %s", n.Type, payload)
