@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -222,19 +223,29 @@ const mapObject = "map"
 
 // What is told of subscriptions. The client asks again for what it did not hear of in
 // estimatedDelivery, names at most maxBatch objects in a request (before it was told,
-// as many), and repeats its subscriptions each subscriptionTTL, which mends what nobody
+// as many), and repeats its subscriptions after subscriptionTTL and up to a quarter
+// more, so that those who came together do not do so together. That mends what nobody
 // thought of.
 const (
 	estimatedDelivery = 10 * time.Second
 	maxBatch          = 100
-	subscriptionTTL   = 24 * time.Hour
+	subscriptionTTL   = 20 * time.Hour
 )
 
-var subscriptionsAnswer = struct {
+type subscriptionsBody struct {
 	Delivery int64 `json:"estimated_delivery_in_ms"`
 	MaxBatch int   `json:"max_batch_size"`
 	TTL      int64 `json:"ttl_in_s"`
-}{estimatedDelivery.Milliseconds(), maxBatch, int64(subscriptionTTL / time.Second)}
+}
+
+// encodeSubscriptions answers a request about subscriptions; what became of each object
+// is told by notifications.
+func encodeSubscriptions(id string) []byte {
+	ttl := subscriptionTTL + rand.N(subscriptionTTL/4) //nolint:gosec // G404: jitter is no secret
+	return encodeAnswer(id, http.StatusAccepted, http.StatusText(http.StatusAccepted), subscriptionsBody{
+		estimatedDelivery.Milliseconds(), maxBatch, int64(ttl / time.Second),
+	})
+}
 
 type (
 	objectEvent struct {
@@ -289,7 +300,7 @@ func (h *handler) subscribe(ctx context.Context, m *message, s *subscriptions) {
 			last := h.replay(&events, &users[i], known[users[i].Identity])
 			done = append(done, established(wanted[i].SID, last))
 		}
-		frames := encodeAnswer(m.ID, http.StatusAccepted, http.StatusText(http.StatusAccepted), subscriptionsAnswer)
+		frames := encodeSubscriptions(m.ID)
 		notify := func(frame []byte) {
 			frames = append(frames, frame...)
 			h.owed.Add(1)
@@ -363,7 +374,7 @@ func (h *handler) unsubscribe(m *message, s *subscriptions) {
 		delete(h.floors, identity)
 	}
 	h.mu.Unlock()
-	frames := encodeAnswer(m.ID, http.StatusAccepted, http.StatusText(http.StatusAccepted), subscriptionsAnswer)
+	frames := encodeSubscriptions(m.ID)
 	h.owed.Add(1)
 	h.session.Send(append(frames, notification(eventCanceled, s.Correlation, canceled)...))
 }
