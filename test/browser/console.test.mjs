@@ -2,10 +2,13 @@
 // what the page shows; the deadlines are those of a machine that is busy.
 
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
+import { Client } from '@twilio/conversations';
 import { chromium } from 'playwright-core';
 import { credentials, start } from '../gateway.mjs';
+import { folder, run } from './node.mjs';
 
 const ARTIFACTS = new URL('./artifacts/', import.meta.url).pathname;
 const WAIT_MS = 15_000;
@@ -156,6 +159,84 @@ test('a service made on the page, and a user made over REST, appear', async () =
   assert.deepEqual(complaints, []);
 });
 
+test('the samples of the page run as they are', async (t) => {
+  const users = `/v1/Services/${t.service.sid}/Users`;
+  await rest('POST', users, { Identity: "o'grace" });
+  await signIn(t.service);
+  await page.getByRole('tab', { name: 'Conversations SDK' }).click();
+  await page.getByText(/The token is good until \d\d:\d\d:\d\d: whoever has it can connect as radia/).waitFor();
+  await screenshots('sdk');
+  const shown = await page.locator('#panel-sdk').textContent();
+  for (const value of [gateway.url, `${gateway.url.replace('http', 'ws')}/v3/wsconnect`, credentials.account, t.service.sid, credentials.key]) {
+    assert.ok(shown.includes(value), `the page does not show ${value}`);
+  }
+
+  // Who connects and who is followed can be chosen; the copy button copies what is shown.
+  await page.getByLabel('Connect as').fill('ada');
+  await page.getByLabel('Follow', { exact: true }).fill("o'grace");
+  await page.getByRole('button', { name: 'New token' }).click();
+  await page.getByText('whoever has it can connect as ada until then').waitFor();
+  await context.grantPermissions(['clipboard-read', 'clipboard-write']);
+  const copied = async (name) => {
+    await page.getByRole('button', { name: `Copy ${name}` }).click();
+    await page.getByRole('button', { name: `Copy ${name}` }).getByText('Copied').waitFor();
+    const text = await page.evaluate(() => navigator.clipboard.readText());
+    assert.equal(text, await page.getByRole('region', { name }).textContent());
+    return text;
+  };
+  const first = await copied('the sample of the switch'), second = await copied('the sample of the handler');
+  assert.deepEqual((first + second).match(/process\.env\.\w+/g), ['process.env.AUTH_TOKEN'], 'all is filled in but the secret');
+  assert.ok(!(await page.content()).includes(credentials.authToken), 'the page shows a secret');
+
+  const dir = folder();
+  const said = await run(dir, 'switch.mjs', first, { AUTH_TOKEN: credentials.authToken }).ended();
+  assert.equal(said, `${t.service.sid} reachability on\n`);
+  assert.equal((await configuration(t.service)).reachability_enabled, true);
+  await page.getByRole('switch', { name: 'Reachability', checked: true }).waitFor();
+
+  const watcher = run(dir, 'updated.mjs', second);
+  try {
+    assert.equal(await watcher.line(), 'reachability on');
+    assert.equal(await watcher.line(), "o'grace online null notifiable null");
+    assert.equal((await user(t.service, 'ada')).is_online, true);
+    const { token } = await rest('POST', '/console/api/token', { ServiceSid: t.service.sid, Identity: "o'grace" });
+    const grace = new Client(token, { Twilsock: { uri: `${gateway.url.replace('http', 'ws')}/v3/wsconnect` } });
+    await once(grace, 'initialized');
+    assert.equal(await watcher.line(), "o'grace online true");
+    await grace.setPushRegistrationId('fcm', 'a-device');
+    assert.equal(await watcher.line(), "o'grace notifiable true");
+    await grace.getSubscribedConversations();
+    await grace.shutdown();
+    assert.equal(await watcher.line(), "o'grace online false");
+  } finally {
+    await watcher.stop();
+  }
+  assert.deepEqual(complaints, []);
+});
+
+test('the samples are for who signed in, and for the service that is chosen', async (t) => {
+  const key = await rest('POST', '/v1/Keys', { FriendlyName: 'of a test' });
+  await signIn(t.service, key.sid, key.secret);
+  await page.getByRole('tab', { name: 'Conversations SDK' }).click();
+  const sample = page.getByRole('region', { name: 'the sample of the switch' });
+  await sample.getByText(`twilio('${key.sid}', process.env.API_KEY_SECRET, { accountSid: '${credentials.account}' })`).waitFor();
+  await page.getByText('The token is good until').waitFor();
+  const said = await run(folder(), 'switch.mjs', await sample.textContent(), { API_KEY_SECRET: key.secret }).ended();
+  assert.equal(said, `${t.service.sid} reachability on\n`);
+
+  const { default_chat_service_sid: other } = await rest('GET', '/v1/Configuration');
+  await page.locator('#service').selectOption(other);
+  await sample.getByText(`.services('${other}')`).waitFor();
+  await page.getByRole('region', { name: 'the sample of the handler' }).getByText("new Client('ey").waitFor();
+
+  // What cannot be seen in an identity is written out, and what would end the text is escaped.
+  await page.getByLabel('Follow', { exact: true }).fill("a'b\\c\u202ed\u00e9");
+  await page.getByText("getUser('a\\'b\\\\c\\u202ed\u00e9')").waitFor();
+  await page.getByRole('button', { name: 'Sign out' }).click();
+  assert.equal(await page.locator('#panel-sdk').textContent(), '');
+  assert.deepEqual(complaints, []);
+});
+
 test('a lost connection is announced, and resumed with what was seen', async (t) => {
   const identity = 'radia';
   const users = `/v1/Services/${t.service.sid}/Users`;
@@ -246,10 +327,10 @@ test('the client of docs/protocol.md follows a user over a lost connection and a
 
 // --- what the tests say
 
-async function signIn(service) {
+async function signIn(service, user = credentials.account, secret = credentials.authToken) {
   await page.goto(`${gateway.url}/console${service ? `#service=${service.sid}` : ''}`);
-  await page.getByLabel('Account SID or API key SID').fill(credentials.account);
-  await page.getByLabel('Auth token or API key secret').fill(credentials.authToken);
+  await page.getByLabel('Account SID or API key SID').fill(user);
+  await page.getByLabel('Auth token or API key secret').fill(secret);
   await page.getByRole('button', { name: 'Sign in' }).click();
   await connected();
 }

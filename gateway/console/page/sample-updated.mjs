@@ -1,0 +1,23 @@
+// Follows whether a user is reachable, with the Conversations SDK.
+import { Client } from '@twilio/conversations';
+
+const client = new Client(process.env.ACCESS_TOKEN, {
+  Twilsock: { uri: process.env.ROLLCALL_SOCKET }, // the only line that is new
+});
+
+client.on('initialized', async () => {
+  console.log('reachability', client.reachabilityEnabled ? 'on' : 'off');
+  const followed = await client.getUser(process.env.FOLLOWED);
+  console.log(followed.identity, 'online', followed.isOnline, 'notifiable', followed.isNotifiable);
+
+  followed.on('updated', ({ user, updateReasons }) => {
+    if (updateReasons.includes('reachabilityOnline')) {
+      console.log(user.identity, 'online', user.isOnline);
+    }
+    if (updateReasons.includes('reachabilityNotifiable')) {
+      console.log(user.identity, 'notifiable', user.isNotifiable);
+    }
+  });
+});
+
+client.on('connectionError', ({ message }) => console.error('connection', message));
