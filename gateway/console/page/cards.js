@@ -8,8 +8,11 @@ export function card(title, text, ...children) {
 }
 
 export function facts(rows) {
-  return h('dl', { class: 'facts' }, ...rows.flatMap(([name, value]) => [h('dt', {}, name), h('dd', {}, value, copy(() => value, name))]));
+  return h('dl', { class: 'facts' }, ...rows.flatMap(([name, value]) => [h('dt', {}, name), h('dd', {}, ...named(name, value))]));
 }
+
+/** named is what a fact shows of its value. */
+export const named = (name, value) => [value, copy(() => value, name)];
 
 /** code shows a text; its copy button copies what is shown when it is pressed. */
 export function code(text, name = 'code') {

@@ -9,4 +9,4 @@ const configuration = await client.conversations.v1
   .configuration()
   .update({ reachabilityEnabled: true });
 
-console.log(configuration.chatServiceSid, 'reachability', configuration.reachabilityEnabled ? 'on' : 'off');
+console.log('reachability', configuration.reachabilityEnabled);

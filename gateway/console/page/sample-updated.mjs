@@ -6,9 +6,10 @@ const client = new Client(process.env.ACCESS_TOKEN, {
 });
 
 client.on('initialized', async () => {
-  console.log('reachability', client.reachabilityEnabled ? 'on' : 'off');
+  console.log('reachability', client.reachabilityEnabled);
   const followed = await client.getUser(process.env.FOLLOWED);
-  console.log(followed.identity, 'online', followed.isOnline, 'notifiable', followed.isNotifiable);
+  console.log(followed.identity, 'online', followed.isOnline);
+  console.log(followed.identity, 'notifiable', followed.isNotifiable);
 
   followed.on('updated', ({ user, updateReasons }) => {
     if (updateReasons.includes('reachabilityOnline')) {

@@ -7,7 +7,7 @@
 // the sample takes them from its environment, so that they are in no file that is
 // made here, on no screen and in no clipboard.
 
-import { card, code, facts } from './cards.js';
+import { card, code, facts, named } from './cards.js';
 import { clockTime, h, setText } from './dom.js';
 
 const PACKAGES = 'twilio@6.2.0 @twilio/conversations@3.0.1';
@@ -85,8 +85,8 @@ export class Sdk {
         p.first),
       card('Follow a user', 'With the SDK, in Node or on a page. The one who is followed must be a user of the service: made over REST, or connected once. ' +
         'Open demo users under Live, follow one of them, and close it.', form, p.error, p.second, p.status),
-      card('Run them', 'Save them as switch.mjs and updated.mjs. The first asks you for the secret, without showing it.',
-        code(`npm install ${PACKAGES}\nread -rs ${secret} && export ${secret}\nnode switch.mjs\nnode updated.mjs`, 'the commands')),
+      card('Run them', 'Save them as switch.mjs and updated.mjs. The second command, for bash, asks for the secret without showing it.',
+        code(`npm install ${PACKAGES}\nread -rsp '${secret}: ' ${secret} && export ${secret} \\\n  && node switch.mjs && node updated.mjs`, 'the commands')),
     );
   }
 
@@ -128,7 +128,7 @@ export class Sdk {
     this.#write();
     const ends = new Date(made.expires_at);
     setText(this.#parts.status, `The token is good until ${clockTime(ends)}: whoever has it can connect as ${identity} until then.`);
-    setText(this.#parts.signer, issuer(made.token));
+    this.#parts.signer.replaceChildren(...named('API key SID', issuer(made.token)));
     this.#expiry = setTimeout(() => setText(this.#parts.status, 'The token has expired. Make a new one.'), ends - Date.now());
   }
 
