@@ -2,7 +2,7 @@
 import { Client } from '@twilio/conversations';
 
 const client = new Client(process.env.ACCESS_TOKEN, {
-  Twilsock: { uri: process.env.ROLLCALL_SOCKET }, // the only line that is new
+  Twilsock: { uri: process.env.GATEWAY_SOCKET }, // the only line that is new
 });
 
 client.on('initialized', async () => {

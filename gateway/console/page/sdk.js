@@ -44,8 +44,8 @@ export class Sdk {
     this.#root = root;
     const base = new URL('.', document.baseURI).href.replace(/\/$/, '');
     this.#values = {
-      ROLLCALL_URL: base,
-      ROLLCALL_SOCKET: `${base.replace(/^http/, 'ws')}/v3/wsconnect`,
+      GATEWAY_URL: base,
+      GATEWAY_SOCKET: `${base.replace(/^http/, 'ws')}/v3/wsconnect`,
       ACCOUNT_SID: account,
       SERVICE_SID: service,
     };
@@ -75,7 +75,7 @@ export class Sdk {
     p.followed.addEventListener('input', () => this.#write());
 
     const where = facts([
-      ['Base URL', v.ROLLCALL_URL], ['SDK socket', v.ROLLCALL_SOCKET], ['Account SID', v.ACCOUNT_SID], ['Service SID', v.SERVICE_SID],
+      ['Base URL', v.GATEWAY_URL], ['SDK socket', v.GATEWAY_SOCKET], ['Account SID', v.ACCOUNT_SID], ['Service SID', v.SERVICE_SID],
     ]);
     where.append(h('dt', {}, 'API key SID'), p.signer);
     const secret = key ? 'API_KEY_SECRET' : 'AUTH_TOKEN';
