@@ -50,7 +50,11 @@ func closes() (rows []string) {
 			status = statusIn(frame)
 			gets = "`close` " + strconv.Itoa(status)
 		}
-		rows = append(rows, fmt.Sprintf("| %d | `%s` | %s | %s |", c.Code, c.Name, gets, reactions[status]))
+		does := reactions[status]
+		if c.Code == gateway.CloseTokenExpired {
+			does += ", and is refused with 20104: `tokenExpired`, `denied`; stays away"
+		}
+		rows = append(rows, fmt.Sprintf("| %d | `%s` | %s | %s |", c.Code, c.Name, gets, does))
 	}
 	return rows
 }

@@ -3,9 +3,9 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { createServer } from 'node:http';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
-import { Client } from '@twilio/conversations';
 import { chromium } from 'playwright-core';
 import { credentials, start } from '../gateway.mjs';
 import { folder, run } from './node.mjs';
@@ -15,11 +15,12 @@ const WAIT_MS = 15_000;
 const authorization = { Authorization: `Basic ${btoa(`${credentials.account}:${credentials.authToken}`)}` };
 const SIZES = { wide: { width: 1440, height: 900 }, narrow: { width: 390, height: 844 } };
 
-let gateway, browser, context, page, complaints;
+let gateway, app, browser, context, page, complaints;
 
 before(async () => {
   mkdirSync(ARTIFACTS, { recursive: true });
-  gateway = await start();
+  app = await serveApp();
+  gateway = await start({ env: { ROLLCALL_ALLOWED_ORIGINS: app.origin } });
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
@@ -30,6 +31,7 @@ before(async () => {
 after(async () => {
   await browser?.close();
   await gateway?.stop();
+  app?.close();
 });
 
 // Each test has a browser profile and a service of its own.
@@ -201,13 +203,15 @@ test('the samples of the page run as they are', async (t) => {
     assert.equal(await watcher.line(), "o'grace notifiable null");
     assert.equal((await user(t.service, 'ada')).is_online, true);
     const { token } = await rest('POST', '/console/api/token', { ServiceSid: t.service.sid, Identity: "o'grace" });
-    const grace = new Client(token, { Twilsock: { uri: `${gateway.url.replace('http', 'ws')}/v3/wsconnect` } });
-    await once(grace, 'initialized');
+    const grace = await page.evaluateHandle((token) => new Promise((resolve) => {
+      const socket = new WebSocket(`${location.origin.replace('http', 'ws')}/v1/connect`, 'rollcall.v1.json');
+      socket.onopen = () => socket.send(JSON.stringify({ type: 'hello', token }));
+      socket.onmessage = () => resolve(socket);
+    }), token);
     assert.equal(await watcher.line(), "o'grace online true");
-    await grace.setPushRegistrationId('fcm', 'a-device');
+    await rest('POST', `${users}/o'grace/Bindings`, { BindingType: 'fcm', Address: 'a-device' });
     assert.equal(await watcher.line(), "o'grace notifiable true");
-    await grace.getSubscribedConversations();
-    await grace.shutdown();
+    await grace.evaluate((socket) => socket.send('{"type":"bye"}'));
     assert.equal(await watcher.line(), "o'grace online false");
   } finally {
     await watcher.stop();
@@ -236,6 +240,44 @@ test('the samples are for who signed in, and for the service that is chosen', as
   await page.getByRole('button', { name: 'Sign out' }).click();
   assert.equal(await page.locator('#panel-sdk').textContent(), '');
   assert.deepEqual(complaints, []);
+});
+
+test('the SDK on a page of another host follows a user over a reload, if that host may connect', async (t) => {
+  const users = `/v1/Services/${t.service.sid}/Users`;
+  await rest('POST', `/v1/Services/${t.service.sid}/Configuration`, { ReachabilityEnabled: 'true' });
+  await rest('POST', users, { Identity: 'grace' });
+  const token = async (identity) => (await rest('POST', '/console/api/token', { ServiceSid: t.service.sid, Identity: identity })).token;
+  const connect = (where, jwt) => where.evaluate(([uri, jwt]) => new Promise((resolve) => {
+    globalThis.client = new globalThis.Twilio.Conversations.Client(jwt, { Twilsock: { uri } });
+    globalThis.client.on('initialized', () => resolve('initialized'));
+    globalThis.client.on('initFailed', () => resolve('initFailed'));
+  }), [`${gateway.url.replace('http', 'ws')}/v3/wsconnect`, jwt]);
+
+  await page.goto(app.origin.replace('127.0.0.1', 'localhost')); // another origin
+  assert.equal(await connect(page, await token('ada')), 'initFailed');
+  assert.ok(complaints.some((text) => text.includes('403')), complaints.join());
+
+  await page.goto(app.origin);
+  assert.equal(await connect(page, await token('ada')), 'initialized');
+  await page.evaluate(async () => {
+    globalThis.told = [];
+    const grace = await globalThis.client.getUser('grace');
+    grace.on('updated', ({ user, updateReasons }) => globalThis.told.push(`${updateReasons} ${user.isOnline}`));
+  });
+  const told = async (...want) => {
+    await page.waitForFunction((n) => globalThis.told.length >= n, want.length);
+    assert.deepEqual(await page.evaluate(() => globalThis.told), want);
+  };
+  const other = await context.newPage();
+  await other.goto(app.origin);
+  assert.equal(await connect(other, await token('grace')), 'initialized');
+  await told('reachabilityOnline true');
+  await other.reload(); // within the linger: nothing is seen of it
+  assert.equal(await connect(other, await token('grace')), 'initialized');
+  await other.evaluate(() => globalThis.client.user.updateFriendlyName('Grace'));
+  await told('reachabilityOnline true', 'friendlyName true');
+  await other.evaluate(() => globalThis.client.shutdown());
+  await told('reachabilityOnline true', 'friendlyName true', 'reachabilityOnline false');
 });
 
 test('a lost connection is announced, and resumed with what was seen', async (t) => {
@@ -393,6 +435,17 @@ async function screenshots(name) {
   }
   await page.setViewportSize(SIZES.wide);
   await page.emulateMedia({ colorScheme: 'light' });
+}
+
+/** serveApp serves a page of an application that has the SDK, from a host of its own. */
+async function serveApp() {
+  const sdk = readFileSync(new URL('./node_modules/@twilio/conversations/builds/twilio-conversations.min.js', import.meta.url));
+  const server = createServer((request, response) => {
+    if (request.url === '/sdk.js') response.setHeader('Content-Type', 'text/javascript').end(sdk);
+    else response.setHeader('Content-Type', 'text/html').end('<!doctype html><link rel="icon" href="data:,"><script src="/sdk.js"></script>');
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return { origin: `http://127.0.0.1:${server.address().port}`, close: () => { server.close(); server.closeAllConnections(); } };
 }
 
 async function rest(method, path, form) {

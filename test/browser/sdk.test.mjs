@@ -7,8 +7,8 @@ import { copyFileSync, mkdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
-import { start } from '../gateway.mjs';
-import { folder } from './node.mjs';
+import { credentials, start } from '../gateway.mjs';
+import { folder, run } from './node.mjs';
 
 const MARK = '### ';
 const docs = readFileSync(new URL('../../docs/twilio-sdk.md', import.meta.url), 'utf8');
@@ -52,6 +52,43 @@ test('the transcript of docs/twilio-sdk.md', { skip: !process.env.ROLLCALL_BIN &
     });
     assert.match(stdout, new RegExp(`^${want}$`));
   } finally {
+    await gateway.stop();
+  }
+});
+
+test('a token that expired is renewed at once, and nobody sees it', async () => {
+  const gateway = await start();
+  // A program of its own: the SDK keeps a timer of a day.
+  const program = run(folder(), 'expiry.mjs', `
+        import { Client } from '@twilio/conversations';
+    import twilio from 'twilio';
+    const { url, account, authToken, key, secret } = process.env;
+    const rest = twilio(account, authToken);
+    rest.conversations.baseUrl = url;
+    const { sid } = await rest.conversations.v1.services.create({ friendlyName: 'expiry' });
+    await rest.conversations.v1.services(sid).configuration().update({ reachabilityEnabled: true });
+    const token = (identity, ttl) => {
+      const made = new twilio.jwt.AccessToken(account, key, secret, { identity, ttl });
+      made.addGrant(new twilio.jwt.AccessToken.ChatGrant({ serviceSid: sid }));
+      return made.toJwt();
+    };
+    const connect = async (jwt) => {
+      const client = new Client(jwt, { Twilsock: { uri: url.replace('http', 'ws') + '/v3/wsconnect' } });
+      await once(client, 'initialized');
+      return client;
+    };
+    const watcher = await connect(token('watcher', 3600)), ada = await connect(token('ada', 4));
+    (await watcher.getUser('ada')).on('updated', ({ user, updateReasons }) => console.log(updateReasons.join(), user.isOnline));
+    await once(ada, 'tokenExpired');
+    await ada.updateToken(token('ada', 3600)); // which would pend for ever in some states of the SDK
+    console.log('renewed', ada.connectionState);
+    await ada.user.updateFriendlyName('Ada');
+  `, { url: gateway.url, ...credentials });
+  try {
+    assert.equal(await program.line(), 'renewed connected');
+    assert.equal(await program.line(), 'friendlyName true');
+  } finally {
+    await program.stop();
     await gateway.stop();
   }
 });
