@@ -51,7 +51,10 @@ func closes() (rows []string) {
 			gets = "`close` " + strconv.Itoa(status)
 		}
 		does := reactions[status]
-		if c.Code == gateway.CloseTokenExpired {
+		switch c.Code {
+		case gateway.CloseBye:
+			does = "it asked for that"
+		case gateway.CloseTokenExpired:
 			does += ", and is refused with 20104: `tokenExpired`, `denied`; stays away"
 		}
 		rows = append(rows, fmt.Sprintf("| %d | `%s` | %s | %s |", c.Code, c.Name, gets, does))
