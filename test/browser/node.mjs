@@ -2,16 +2,18 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const WAIT_MS = 30_000;
 
-/** folder makes a new one, from which this folder's packages are found. */
+/** folder makes a new one, from which this folder's packages are found; it goes when this process ends. */
 export function folder() {
   const artifacts = new URL('./artifacts/', import.meta.url).pathname;
   mkdirSync(artifacts, { recursive: true });
-  return mkdtempSync(join(artifacts, 'run-'));
+  const dir = mkdtempSync(join(artifacts, 'run-'));
+  process.on('exit', () => rmSync(dir, { recursive: true, force: true }));
+  return dir;
 }
 
 /**
