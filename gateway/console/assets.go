@@ -73,7 +73,7 @@ func compress(body []byte) []byte {
 // text/plain, and with nosniff a browser then refuses to run it.
 func contentType(name string) string {
 	switch path.Ext(name) {
-	case ".js":
+	case ".js", ".mjs":
 		return "text/javascript; charset=utf-8"
 	case ".css":
 		return "text/css; charset=utf-8"

@@ -272,6 +272,11 @@ func (h *handler) Expiring(time.Duration) []byte {
 // What the SDK does after a close frame with a status: 308, come back; 410, tell the
 // application that the token expired, and come back with a new one; 401, stay away
 // until the application has another token. After a lost connection it comes back.
+//
+// For 3 s after a close frame the SDK hears no new token: one that the application
+// gives it then is neither sent nor refused. A session whose token expired gets no
+// frame therefore: the SDK comes back with that token, is refused with 20104, tells
+// the application, and takes a new one at once.
 const (
 	closeOffload = 308
 	closeExpired = 410
@@ -284,7 +289,7 @@ func (h *handler) Closing(code gateway.CloseCode, retry time.Duration) []byte {
 	switch code {
 	case gateway.CloseGoingAway, gateway.CloseRestart, gateway.CloseInternal, gateway.CloseUnavailable, gateway.CloseSlow,
 		gateway.CloseRateLimited:
-	case gateway.CloseTokenExpired, gateway.CloseBadToken: // was revoked: the application's backend decides on a new one
+	case gateway.CloseBadToken: // was revoked: the application's backend decides on a new one
 		s = status{Code: closeExpired, Status: "TOKEN_EXPIRED"}
 	case gateway.CloseEnded:
 		s = status{Code: closeDenied, Status: "ENDED"}

@@ -6,6 +6,31 @@ import (
 	"testing"
 )
 
+// Block holds a block of code in a document, which a marker follows, against the text wanted; with update it writes it.
+func Block(t testing.TB, file, marker, want string, update bool) {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const fence = "```\n"
+	before, after, ok := strings.Cut(string(b), fence+marker)
+	start := strings.LastIndex(before, "\n```")
+	if !ok || start < 0 {
+		t.Fatalf("%s has no block of code before %s", file, marker)
+	}
+	start += 1 + strings.Index(before[start+1:], "\n") + 1
+	if before[start:] == want {
+		return
+	}
+	if !update {
+		t.Fatalf("the block before %s in %s differs; run this test with -update\ngot:\n%s\nwant:\n%s", marker, file, before[start:], want)
+	}
+	if err := os.WriteFile(file, []byte(before[:start]+want+fence+marker+after), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Table holds the rows of a table of a document, which a marker follows, against those wanted; with update it writes
 // them. The table's head stays as it is.
 func Table(t testing.TB, file, marker string, want []string, update bool) {

@@ -2,21 +2,25 @@
 // what the page shows; the deadlines are those of a machine that is busy.
 
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { createServer } from 'node:http';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import { chromium } from 'playwright-core';
 import { credentials, start } from '../gateway.mjs';
+import { folder, run } from './node.mjs';
 
 const ARTIFACTS = new URL('./artifacts/', import.meta.url).pathname;
 const WAIT_MS = 15_000;
 const authorization = { Authorization: `Basic ${btoa(`${credentials.account}:${credentials.authToken}`)}` };
 const SIZES = { wide: { width: 1440, height: 900 }, narrow: { width: 390, height: 844 } };
 
-let gateway, browser, context, page, complaints;
+let gateway, app, browser, context, page, complaints;
 
 before(async () => {
   mkdirSync(ARTIFACTS, { recursive: true });
-  gateway = await start();
+  app = await serveApp();
+  gateway = await start({ env: { ROLLCALL_ALLOWED_ORIGINS: app.origin } });
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
@@ -27,6 +31,7 @@ before(async () => {
 after(async () => {
   await browser?.close();
   await gateway?.stop();
+  app?.close();
 });
 
 // Each test has a browser profile and a service of its own.
@@ -156,6 +161,125 @@ test('a service made on the page, and a user made over REST, appear', async () =
   assert.deepEqual(complaints, []);
 });
 
+test('the samples of the page run as they are', async (t) => {
+  const users = `/v1/Services/${t.service.sid}/Users`;
+  await rest('POST', users, { Identity: "o'grace" });
+  await signIn(t.service);
+  await page.getByRole('tab', { name: 'Conversations SDK' }).click();
+  await page.getByText(/The token is good until \d\d:\d\d:\d\d: whoever has it can connect as radia/).waitFor();
+  await screenshots('sdk');
+  const shown = await page.locator('#panel-sdk').textContent();
+  for (const value of [gateway.url, `${gateway.url.replace('http', 'ws')}/v3/wsconnect`, credentials.account, t.service.sid, credentials.key]) {
+    assert.ok(shown.includes(value), `the page does not show ${value}`);
+  }
+
+  // Who connects and who is followed can be chosen; the copy button copies what is shown.
+  await page.getByLabel('Connect as').fill('ada');
+  await page.getByLabel('Follow', { exact: true }).fill("o'grace");
+  await page.getByRole('button', { name: 'New token' }).click();
+  await page.getByText('whoever has it can connect as ada until then').waitFor();
+  await context.grantPermissions(['clipboard-read', 'clipboard-write']);
+  const copied = async (name) => {
+    await page.getByRole('button', { name: `Copy ${name}` }).click();
+    await page.getByRole('button', { name: `Copy ${name}` }).getByText('Copied').waitFor();
+    const text = await page.evaluate(() => navigator.clipboard.readText());
+    assert.equal(text, await page.getByRole('region', { name }).textContent());
+    return text;
+  };
+  const first = await copied('the sample of the switch'), second = await copied('the sample of the handler');
+  assert.deepEqual((first + second).match(/process\.env\.\w+/g), ['process.env.AUTH_TOKEN'], 'all is filled in but the secret');
+  assert.ok(!(await page.content()).includes(credentials.authToken), 'the page shows a secret');
+
+  const dir = folder();
+  const said = await run(dir, 'switch.mjs', first, { AUTH_TOKEN: credentials.authToken }).ended();
+  assert.equal(said, 'reachability true\n');
+  assert.equal((await configuration(t.service)).reachability_enabled, true);
+  await page.getByRole('switch', { name: 'Reachability', checked: true }).waitFor();
+
+  const watcher = run(dir, 'updated.mjs', second);
+  try {
+    assert.equal(await watcher.line(), 'reachability true');
+    assert.equal(await watcher.line(), "o'grace online null");
+    assert.equal(await watcher.line(), "o'grace notifiable null");
+    assert.equal((await user(t.service, 'ada')).is_online, true);
+    const { token } = await rest('POST', '/console/api/token', { ServiceSid: t.service.sid, Identity: "o'grace" });
+    const grace = await page.evaluateHandle((token) => new Promise((resolve) => {
+      const socket = new WebSocket(`${location.origin.replace('http', 'ws')}/v1/connect`, 'rollcall.v1.json');
+      socket.onopen = () => socket.send(JSON.stringify({ type: 'hello', token }));
+      socket.onmessage = () => resolve(socket);
+    }), token);
+    assert.equal(await watcher.line(), "o'grace online true");
+    await rest('POST', `${users}/o'grace/Bindings`, { BindingType: 'fcm', Address: 'a-device' });
+    assert.equal(await watcher.line(), "o'grace notifiable true");
+    await grace.evaluate((socket) => socket.send('{"type":"bye"}'));
+    assert.equal(await watcher.line(), "o'grace online false");
+  } finally {
+    await watcher.stop();
+  }
+  assert.deepEqual(complaints, []);
+});
+
+test('the samples are for who signed in, and for the service that is chosen', async (t) => {
+  const key = await rest('POST', '/v1/Keys', { FriendlyName: 'of a test' });
+  await signIn(t.service, key.sid, key.secret);
+  await page.getByRole('tab', { name: 'Conversations SDK' }).click();
+  const sample = page.getByRole('region', { name: 'the sample of the switch' });
+  await sample.getByText(`twilio('${key.sid}', process.env.API_KEY_SECRET, { accountSid: '${credentials.account}' })`).waitFor();
+  await page.getByText('The token is good until').waitFor();
+  const said = await run(folder(), 'switch.mjs', await sample.textContent(), { API_KEY_SECRET: key.secret }).ended();
+  assert.equal(said, 'reachability true\n');
+
+  const { default_chat_service_sid: other } = await rest('GET', '/v1/Configuration');
+  await page.locator('#service').selectOption(other);
+  await sample.getByText(`.services('${other}')`).waitFor();
+  await page.getByRole('region', { name: 'the sample of the handler' }).getByText("new Client('ey").waitFor();
+
+  // What cannot be seen in an identity is written out, and what would end the text is escaped.
+  await page.getByLabel('Follow', { exact: true }).fill("a'b\\c\u202ed\u00e9");
+  await page.getByText("getUser('a\\'b\\\\c\\u202ed\u00e9')").waitFor();
+  await page.getByRole('button', { name: 'Sign out' }).click();
+  assert.equal(await page.locator('#panel-sdk').textContent(), '');
+  assert.deepEqual(complaints, []);
+});
+
+test('the SDK on a page of another host follows a user over a reload, if that host may connect', async (t) => {
+  const users = `/v1/Services/${t.service.sid}/Users`;
+  await rest('POST', `/v1/Services/${t.service.sid}/Configuration`, { ReachabilityEnabled: 'true' });
+  await rest('POST', users, { Identity: 'grace' });
+  const token = async (identity) => (await rest('POST', '/console/api/token', { ServiceSid: t.service.sid, Identity: identity })).token;
+  const connect = (where, jwt) => where.evaluate(([uri, jwt]) => new Promise((resolve) => {
+    globalThis.client = new globalThis.Twilio.Conversations.Client(jwt, { Twilsock: { uri } });
+    globalThis.client.on('initialized', () => resolve('initialized'));
+    globalThis.client.on('initFailed', () => resolve('initFailed'));
+  }), [`${gateway.url.replace('http', 'ws')}/v3/wsconnect`, jwt]);
+
+  await page.goto(app.origin.replace('127.0.0.1', 'localhost')); // another origin
+  assert.equal(await connect(page, await token('ada')), 'initFailed');
+  assert.ok(complaints.some((text) => text.includes('403')), complaints.join());
+
+  await page.goto(app.origin);
+  assert.equal(await connect(page, await token('ada')), 'initialized');
+  await page.evaluate(async () => {
+    globalThis.told = [];
+    const grace = await globalThis.client.getUser('grace');
+    grace.on('updated', ({ user, updateReasons }) => globalThis.told.push(`${updateReasons} ${user.isOnline}`));
+  });
+  const told = async (...want) => {
+    await page.waitForFunction((n) => globalThis.told.length >= n, want.length);
+    assert.deepEqual(await page.evaluate(() => globalThis.told), want);
+  };
+  const other = await context.newPage();
+  await other.goto(app.origin);
+  assert.equal(await connect(other, await token('grace')), 'initialized');
+  await told('reachabilityOnline true');
+  await other.reload(); // within the linger: nothing is seen of it
+  assert.equal(await connect(other, await token('grace')), 'initialized');
+  await other.evaluate(() => globalThis.client.user.updateFriendlyName('Grace'));
+  await told('reachabilityOnline true', 'friendlyName true');
+  await other.evaluate(() => globalThis.client.shutdown());
+  await told('reachabilityOnline true', 'friendlyName true', 'reachabilityOnline false');
+});
+
 test('a lost connection is announced, and resumed with what was seen', async (t) => {
   const identity = 'radia';
   const users = `/v1/Services/${t.service.sid}/Users`;
@@ -246,10 +370,10 @@ test('the client of docs/protocol.md follows a user over a lost connection and a
 
 // --- what the tests say
 
-async function signIn(service) {
+async function signIn(service, user = credentials.account, secret = credentials.authToken) {
   await page.goto(`${gateway.url}/console${service ? `#service=${service.sid}` : ''}`);
-  await page.getByLabel('Account SID or API key SID').fill(credentials.account);
-  await page.getByLabel('Auth token or API key secret').fill(credentials.authToken);
+  await page.getByLabel('Account SID or API key SID').fill(user);
+  await page.getByLabel('Auth token or API key secret').fill(secret);
   await page.getByRole('button', { name: 'Sign in' }).click();
   await connected();
 }
@@ -311,6 +435,17 @@ async function screenshots(name) {
   }
   await page.setViewportSize(SIZES.wide);
   await page.emulateMedia({ colorScheme: 'light' });
+}
+
+/** serveApp serves a page of an application that has the SDK, from a host of its own. */
+async function serveApp() {
+  const sdk = readFileSync(new URL('./node_modules/@twilio/conversations/builds/twilio-conversations.min.js', import.meta.url));
+  const server = createServer((request, response) => {
+    if (request.url === '/sdk.js') response.setHeader('Content-Type', 'text/javascript').end(sdk);
+    else response.setHeader('Content-Type', 'text/html').end('<!doctype html><link rel="icon" href="data:,"><script src="/sdk.js"></script>');
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return { origin: `http://127.0.0.1:${server.address().port}`, close: () => { server.close(); server.closeAllConnections(); } };
 }
 
 async function rest(method, path, form) {

@@ -34,6 +34,17 @@ export class Api {
   settings(sid) { return this.#ask('GET', `console/api/services/${sid}/settings`); }
   token(sid, identity) { return this.#ask('POST', 'console/api/token', { ServiceSid: sid, Identity: identity }); }
 
+  /** sample is the text of a sample, which is a file of this page. */
+  async sample(name) {
+    try {
+      const response = await fetch(new URL(`console/sample-${name}.mjs`, document.baseURI), { signal: AbortSignal.timeout(TIMEOUT_MS) });
+      if (response.ok) return await response.text();
+    } catch {
+      // it is told the same way
+    }
+    throw new ApiError(0, 0, 'The gateway does not answer.');
+  }
+
   async sessions(sid, identities) {
     const query = new URLSearchParams(identities.map((identity) => ['Identity', identity]));
     return (await this.#ask('GET', `console/api/services/${sid}/sessions?${query}`)).sessions;

@@ -3,6 +3,7 @@
 import { Api, ApiError } from './api.js';
 import { Live } from './live.js';
 import { drawConnect } from './connect.js';
+import { Sdk } from './sdk.js';
 import { $, h, setText } from './dom.js';
 
 const STORED = 'rollcall.credentials'; // in sessionStorage: this tab, until it closes
@@ -11,15 +12,18 @@ const DENIED = 'These credentials are not valid. Check the SID and its secret.';
 let api = null;
 let account = null;
 let live = null;
+let sdk = null;
+let user = null; // who signed in: the account or a key
 
 // --- signing in
 
-async function signIn(user, secret) {
-  const candidate = new Api(user, secret);
+async function signIn(name, secret) {
+  const candidate = new Api(name, secret);
   const found = await candidate.account();
   api = candidate;
   account = found;
-  sessionStorage.setItem(STORED, JSON.stringify({ user, secret }));
+  user = name;
+  sessionStorage.setItem(STORED, JSON.stringify({ user: name, secret }));
   $('signin').hidden = true;
   $('app').hidden = false;
   $('signin-secret').value = '';
@@ -33,7 +37,9 @@ function signOut(message = '') {
 
 function showSignIn(message) {
   live?.stop();
-  live = api = account = null;
+  sdk?.stop();
+  $('panel-sdk').replaceChildren(); // it shows a token
+  live = sdk = api = account = user = null;
   $('app').hidden = true;
   $('signin').hidden = false;
   showError($('signin-error'), message);
@@ -97,10 +103,13 @@ const serviceName = (name, isDefault) => (isDefault && !/default/i.test(name) ? 
 
 function choose(sid) {
   live?.stop();
+  sdk?.stop();
   $('service').value = sid;
   history.replaceState(null, '', `#service=${sid}`);
   live = new Live({ api, service: sid, onDenied: () => signOut(DENIED) });
   drawConnect($('panel-connect'), { service: sid, account: account.account_sid });
+  sdk = new Sdk({ root: $('panel-sdk'), api, service: sid, account: account.account_sid, user, onDenied: () => signOut(DENIED) });
+  if (!$('panel-sdk').hidden) sdk.show();
 }
 
 $('service').addEventListener('change', () => choose($('service').value));
@@ -137,6 +146,7 @@ function select(tab) {
     each.tabIndex = mine ? 0 : -1;
     $(each.getAttribute('aria-controls')).hidden = !mine;
   }
+  if (tab === $('tab-sdk')) sdk?.show();
 }
 
 for (const tab of tabs) {

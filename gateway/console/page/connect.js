@@ -1,6 +1,6 @@
 // The Connect section: how to reach this service from one's own code.
 
-import { h } from './dom.js';
+import { card, code, facts } from './cards.js';
 
 /** drawConnect fills root with commands and code for one service. */
 export function drawConnect(root, { service, account }) {
@@ -27,29 +27,4 @@ socket.onmessage = ({ data }) => {
     card('Ask over REST', 'A single user tells its reachability; in a list it is always null.',
       code(`curl -u "$ACCOUNT_SID:$AUTH_TOKEN" \\\n  ${base}/v1/Services/${service}/Users/ada`)),
   );
-}
-
-function card(title, text, ...children) {
-  return h('section', { class: 'card' }, h('div', { class: 'card-head' }, h('h2', {}, title)), h('p', { class: 'muted' }, text), ...children);
-}
-
-function facts(rows) {
-  return h('dl', { class: 'facts' }, ...rows.flatMap(([name, value]) => [h('dt', {}, name), h('dd', {}, value, copy(value, name))]));
-}
-
-function code(text) {
-  return h('div', { class: 'code' }, h('pre', { tabindex: '0' }, text), copy(text, 'code'));
-}
-
-function copy(text, name) {
-  const button = h('button', { class: 'button small', type: 'button', 'aria-label': `Copy ${name}`, onclick: async () => {
-    try {
-      await navigator.clipboard.writeText(text);
-      button.textContent = 'Copied';
-    } catch {
-      button.textContent = 'Select it';
-    }
-    setTimeout(() => { button.textContent = 'Copy'; }, 1500);
-  } }, 'Copy');
-  return button;
 }
