@@ -39,14 +39,16 @@ func statuses() (rows []string) {
 var reactions = map[int]string{
 	0:            "comes back",
 	closeOffload: "comes back",
-	closeExpired: "`tokenExpired`; stays away",
 	closeDenied:  "`disconnected`; stays away",
 }
 
 func closes() (rows []string) {
 	for _, c := range gateway.Closes() {
 		status, gets := 0, "a closed connection"
-		if frame := new(handler).Closing(c.Code, time.Second); frame != nil {
+		switch frame := new(handler).Closing(c.Code, time.Second); {
+		case bytes.Contains(frame, []byte("client_update")):
+			gets = "`client_update` of a token about to expire"
+		case frame != nil:
 			status = statusIn(frame)
 			gets = "`close` " + strconv.Itoa(status)
 		}
@@ -56,6 +58,8 @@ func closes() (rows []string) {
 			does = "it asked for that"
 		case gateway.CloseTokenExpired:
 			does += ", and is refused with 20104: `tokenExpired`, `denied`; stays away"
+		case gateway.CloseBadToken:
+			does = "`tokenAboutToExpire`; comes back, and is refused if it has no other token: `denied`; stays away"
 		}
 		rows = append(rows, fmt.Sprintf("| %d | `%s` | %s | %s |", c.Code, c.Name, gets, does))
 	}

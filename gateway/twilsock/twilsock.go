@@ -269,28 +269,25 @@ func (h *handler) Expiring(time.Duration) []byte {
 	return encode(header{Method: "client_update", ID: frameID(), ClientUpdateType: "token_about_to_expire"}, nil)
 }
 
-// What the SDK does after a close frame with a status: 308, come back; 410, tell the
-// application that the token expired, and come back with a new one; 401, stay away
+// What the SDK does after a close frame with a status: 308, come back; 401, stay away
 // until the application has another token. After a lost connection it comes back.
-//
-// For 3 s after a close frame the SDK hears no new token: one that the application
-// gives it then is neither sent nor refused. A session whose token expired gets no
-// frame therefore: the SDK comes back with that token, is refused with 20104, tells
-// the application, and takes a new one at once.
 const (
 	closeOffload = 308
-	closeExpired = 410
 	closeDenied  = 401
 )
 
-// Closing implements gateway.Handler.
+// Closing implements gateway.Handler. Where the application may have another token, the
+// SDK gets no close frame: for 3 s after one it hears of no token, one that it is given
+// then is neither sent nor refused. Without one it comes back; if its token is refused
+// it tells the application, and takes another at once. That a token is no longer
+// wanted is said as if it was about to expire, before it is refused for what it is.
 func (h *handler) Closing(code gateway.CloseCode, retry time.Duration) []byte {
 	s := status{Code: closeOffload, Status: "TEMPORARY_REDIRECT"}
 	switch code {
 	case gateway.CloseGoingAway, gateway.CloseRestart, gateway.CloseInternal, gateway.CloseUnavailable, gateway.CloseSlow,
 		gateway.CloseRateLimited:
-	case gateway.CloseBadToken: // was revoked: the application's backend decides on a new one
-		s = status{Code: closeExpired, Status: "TOKEN_EXPIRED"}
+	case gateway.CloseBadToken:
+		return h.Expiring(0)
 	case gateway.CloseEnded:
 		s = status{Code: closeDenied, Status: "ENDED"}
 	default:
