@@ -221,6 +221,10 @@ func (s *subscriptions) valid() bool {
 
 const mapObject = "map"
 
+// maxObjects bounds what one request about subscriptions names: the answer for an object
+// that there is not is many times as long as the shortest such name.
+const maxObjects = 5 * maxBatch
+
 // Answers to a request about subscriptions. The client asks again for what it did not
 // hear of in estimatedDelivery, subscribes to so many at once, and repeats its
 // subscriptions each subscriptionTTL, which mends what nobody thought of.
