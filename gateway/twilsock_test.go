@@ -402,16 +402,19 @@ func TestDroppedMidHandshake(t *testing.T) {
 						done := make(chan struct{})
 						go func() { stop(n); close(done) }()
 						time.Sleep(100 * time.Millisecond)
+						begin := time.Now()
 						if reads {
 							b := make([]byte, 4096)
 							for err == nil {
 								_, err = c.Read(b)
 							}
 						} else {
-							time.Sleep(time.Second)
 							_ = c.Close()
 						}
 						<-done
+						if took := time.Since(begin); took > 2*time.Second {
+							t.Errorf("it took %v; want it closed at once, and not for saying nothing", took)
+						}
 						n.stop()
 						if got := n.Sessions(); got != 0 {
 							t.Errorf("%d sessions are left", got)
