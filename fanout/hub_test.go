@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/rollcall-presence/rollcall/fanout"
+	"github.com/rollcall-presence/rollcall/fanout/fanouttest"
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
@@ -73,6 +74,44 @@ func TestSubscribe(t *testing.T) {
 			if got := n.bus.Listeners(p); got != 0 {
 				t.Errorf("after the last session: %d listeners of partition %d", got, p)
 			}
+		}
+	})
+}
+
+// An update says whether the user is another than before: made, deleted, or found to be so
+// when what was lost is read again.
+func TestAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, c := listening(t)
+		step := func(what string, another bool, do func()) {
+			t.Helper()
+			do()
+			synctest.Wait()
+			items := c.box.Next(nil)
+			if len(items) != 1 || items[0].Update == nil || items[0].Update.Another != another {
+				t.Errorf("%s: %+v; want one update, of another user: %v", what, items, another)
+			}
+			for _, item := range items {
+				c.take(item)
+			}
+			c.got(t)
+		}
+		lost := func([]fanouttest.Published) {
+			n.publish(n.world.Online(key("nan"), true))
+			n.publish(n.world.Online(key("nan"), false))
+		}
+		step("changed", false, func() { n.publish(n.world.Online(key("ann"), false)) })
+		step("renamed", false, func() { n.publish(n.world.Name(key("ann"), "Ann")) })
+		step("deleted", true, func() { n.publish(n.world.Delete(key("ann"))) })
+		step("made", true, func() { n.publish(n.world.Name(key("ann"), "Ann")) })
+		step("changed again", false, func() { n.publish(n.world.Online(key("ann"), true)) })
+		step("changed, and it was lost", false, func() { lost(n.world.Online(key("ann"), false)) })
+		step("deleted, and it was lost", true, func() { lost(n.world.Delete(key("ann"))) })
+		step("made, and it was lost", true, func() { lost(n.world.Online(key("ann"), true)) })
+		step("deleted and made, and both were lost", true, func() { lost(append(n.world.Delete(key("ann")), n.world.Online(key("ann"), true)...)) })
+		n.flip(sid, false)
+		if items := c.box.Next(nil); len(items) != 2 || items[1].Update == nil || items[1].Update.Another {
+			t.Errorf("the switch is off: %+v; want an update, of the same user", items)
 		}
 	})
 }

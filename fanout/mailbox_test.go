@@ -102,6 +102,54 @@ func TestConflation(t *testing.T) {
 	})
 }
 
+// That a user was made or deleted is told with whatever else waits, until it is taken.
+func TestConflationOfAnotherUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, fanout.Options{})
+		n.publish(n.world.Name(key("ann"), "Ann"))
+		n.publish(n.world.Attributes(key("ann"), `{"a":1}`))
+		c := newClient(n.Hub, sid, 0)
+		c.must(t, "ann")
+		c.got(t)
+		one := func(what string, another bool, reasons presence.Reasons, view string) {
+			t.Helper()
+			items := c.box.Next(nil)
+			if len(items) != 1 || items[0].Update == nil {
+				t.Fatalf("%s: Next() = %v; want one update", what, items)
+			}
+			if u := items[0].Update; u.Another != another || u.Reasons != reasons {
+				t.Errorf("%s: Another = %v, Reasons = %b; want %v, %b", what, u.Another, u.Reasons, another, reasons)
+			}
+			c.take(items[0])
+			expect(t, what, c, view)
+		}
+		const profile = presence.ReasonFriendlyName | presence.ReasonAttributes
+
+		n.publish(n.world.Name(key("ann"), "An"))
+		n.publish(n.world.Delete(key("ann")))
+		one("deleted, whose name changed before", true, 0, "ann gone")
+
+		n.publish(n.world.Online(key("ann"), true))
+		n.publish(n.world.Name(key("ann"), "Anna"))
+		n.publish(n.world.Online(key("ann"), false))
+		one("made, and named", true, presence.ReasonOnline|presence.ReasonFriendlyName, "ann online=false notifiable=null name=Anna attributes={}")
+
+		n.publish(n.world.Online(key("ann"), true))
+		one("the same user as before", false, presence.ReasonOnline, "ann online=true notifiable=null name=Anna attributes={}")
+
+		n.publish(n.world.Delete(key("ann")))
+		n.publish(n.world.Online(key("ann"), true))
+		one("deleted and made again, as it was", true, presence.ReasonOnline, online)
+
+		n.publish(n.world.Attributes(key("ann"), `{"b":2}`))
+		n.publish(n.world.Delete(key("ann")))
+		n.publish(n.world.Name(key("ann"), "Ann"))
+		n.publish(n.world.Attributes(key("ann"), `{"c":3}`))
+		one("another with a profile", true, presence.ReasonOnline|profile, `ann online=null notifiable=null name=Ann attributes={"c":3}`)
+		n.Detach(&c.box)
+	})
+}
+
 // wake is called when there is something to take, and not again before Next
 // returned nothing.
 func TestWake(t *testing.T) {

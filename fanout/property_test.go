@@ -139,7 +139,10 @@ func (c *client) take(item fanout.Item) {
 		if v.Rev <= last.Rev {
 			c.errs = append(c.errs, fmt.Errorf("update of %s has revision %d after %d", v.Identity, v.Rev, last.Rev))
 		}
-		if v.SID != last.SID {
+		if v.SID != last.SID && !item.Update.Another {
+			c.errs = append(c.errs, fmt.Errorf("update of %s has SID %q after %q, and does not say so", v.Identity, v.SID, last.SID))
+		}
+		if item.Update.Another { // of its profile nothing is known but what the update says
 			last.FriendlyName, last.Attributes = nil, "{}"
 		}
 		if item.Update.Reasons&presence.ReasonFriendlyName == 0 {

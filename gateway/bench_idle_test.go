@@ -24,6 +24,7 @@ import (
 	"github.com/rollcall-presence/rollcall/fanout"
 	"github.com/rollcall-presence/rollcall/gateway"
 	"github.com/rollcall-presence/rollcall/gateway/native"
+	"github.com/rollcall-presence/rollcall/gateway/twilsock"
 	"github.com/rollcall-presence/rollcall/internal/testkit"
 	"github.com/rollcall-presence/rollcall/presence"
 	"github.com/rollcall-presence/rollcall/presence/redisstore"
@@ -36,14 +37,14 @@ const (
 )
 
 // idleClient names the variable that makes this test binary the client of
-// BenchmarkIdle: the server's address and the service, so that the memory of the
-// clients' ends is not counted.
+// BenchmarkIdle: the server's address, the service and the protocol, so that the memory
+// of the clients' ends is not counted.
 const idleClient = "ROLLCALL_IDLE_CLIENT"
 
 func TestMain(m *testing.M) {
 	if v := os.Getenv(idleClient); v != "" {
-		addr, sid, _ := strings.Cut(v, ",")
-		if err := serveIdleClients(addr, sid); err != nil {
+		args := strings.Split(v, ",")
+		if err := serveIdleClients(args[0], args[1], idleProtocols[args[2]]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -56,10 +57,57 @@ func TestMain(m *testing.M) {
 // costs a node: resident memory, goroutines, and the time to let one in. All of it
 // is real, on a redis-server; the clients are another process.
 func BenchmarkIdle(b *testing.B) {
-	const warm, sessions = 500, 10_000
+	for _, row := range []struct {
+		protocol string
+		sessions int
+	}{{"native", 10_000}, {"native", 2_000}, {"twilsock", 2_000}} {
+		b.Run(fmt.Sprintf("protocol=%s/sessions=%d", row.protocol, row.sessions), func(b *testing.B) {
+			if os.Getenv(idleFresh) == "" {
+				benchmarkFresh(b)
+				return
+			}
+			benchmarkIdle(b, row.protocol, row.sessions)
+		})
+	}
+}
+
+// idleFresh is set in a process that does one row of BenchmarkIdle: what an earlier one
+// left behind, a later one would find and need not take.
+const idleFresh = "ROLLCALL_IDLE_FRESH"
+
+// benchmarkFresh runs the benchmark in a process of its own, and reports what that does.
+func benchmarkFresh(b *testing.B) {
+	b.Helper()
+	pattern := "^" + strings.ReplaceAll(b.Name(), "/", "$/^") + "$"
+	cmd := exec.CommandContext(b.Context(), os.Args[0], "-test.run", "^$", "-test.bench", pattern, "-test.benchtime", "1x")
+	cmd.Env = append(os.Environ(), idleFresh+"=1")
+	out, err := cmd.CombinedOutput()
+	for b.Loop() { // everything was measured; the time says nothing
+	}
+	b.ReportMetric(0, "ns/op")
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		switch {
+		case strings.Contains(line, b.Name()):
+			for i := 2; i+1 < len(fields); i += 2 {
+				if v, err := strconv.ParseFloat(fields[i], 64); err == nil {
+					b.ReportMetric(v, fields[i+1])
+				}
+			}
+		case len(fields) > 6:
+			_, _ = os.Stdout.WriteString(line)
+		}
+	}
+	if err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+}
+
+func benchmarkIdle(b *testing.B, protocol string, sessions int) {
+	const warm = 500
 	srv, addr, sid := idleNode(b)
 	cmd := exec.CommandContext(b.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), idleClient+"="+addr+","+sid)
+	cmd.Env = append(os.Environ(), idleClient+"="+addr+","+sid+","+protocol)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -88,11 +136,11 @@ func BenchmarkIdle(b *testing.B) {
 	connect(warm)
 	base, goroutines := resident(b), runtime.NumGoroutine()
 	took := connect(sessions)
-	peak := float64(statusKB(b, "VmRSS:")<<10-base) / sessions
-	rss := float64(resident(b)-base) / sessions
+	peak := float64(statusKB(b, "VmRSS:")<<10-base) / float64(sessions)
+	rss := float64(resident(b)-base) / float64(sessions)
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	each := float64(runtime.NumGoroutine()-goroutines) / sessions
+	each := float64(runtime.NumGoroutine()-goroutines) / float64(sessions)
 	if got := srv.Sessions(); got != warm+sessions {
 		b.Fatalf("%d sessions; want %d", got, warm+sessions)
 	}
@@ -103,9 +151,9 @@ func BenchmarkIdle(b *testing.B) {
 	b.ReportMetric(rss, "B/session")
 	b.ReportMetric(each, "goroutines/session")
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintln(w, "\nsessions\tRSS B/session\tbefore GC\theap in use B\tstacks B\tgoroutines\thellos/s\t")
-	_, _ = fmt.Fprintf(w, "%d\t%.0f\t%.0f\t%d\t%d\t%.3f\t%.0f\t\n", sessions, rss, peak,
-		m.HeapInuse/(warm+sessions), m.StackInuse/(warm+sessions), each, sessions/took.Seconds())
+	_, _ = fmt.Fprintln(w, "\nprotocol\tsessions\tRSS B/session\tbefore GC\theap in use B\tstacks B\tgoroutines\thellos/s\t")
+	_, _ = fmt.Fprintf(w, "%s\t%d\t%.0f\t%.0f\t%d\t%d\t%.3f\t%.0f\t\n", protocol, sessions, rss, peak,
+		m.HeapInuse/uint64(warm+sessions), m.StackInuse/uint64(warm+sessions), each, float64(sessions)/took.Seconds())
 	_ = w.Flush()
 	if rss > idleBytes || each > idleGoroutines+0.01 {
 		b.Errorf("an idle session costs %.0f B and %.3f goroutines; want at most %d and %d", rss, each, idleBytes, idleGoroutines)
@@ -132,7 +180,8 @@ func idleNode(b *testing.B) (srv *gateway.Server, addr, sid string) {
 	srv, err = gateway.New(gateway.Options{
 		Presence: tracker, Services: dir, Hub: hub,
 		Tokens:  auth.NewVerifier(auth.StaticKeys{key.SID: key}),
-		Sockets: map[string]gateway.Protocol{"/v1/connect": native.Protocol{}},
+		Users:   redis,
+		Sockets: map[string]gateway.Protocol{"/v1/connect": native.Protocol{}, "/v3/wsconnect": twilsock.New(twilsock.Options{})},
 		Limits:  gateway.Limits{AcceptRate: 1_000_000, AcceptBurst: 1_000_000},
 	})
 	if err != nil {
@@ -183,7 +232,7 @@ func statusKB(b *testing.B, field string) int {
 
 // serveIdleClients opens as many sessions as each line of standard input says, and
 // keeps them until it ends.
-func serveIdleClients(addr, sid string) error {
+func serveIdleClients(addr, sid string, p idleProtocol) error {
 	opened := 0
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		n, err := strconv.Atoi(lines.Text())
@@ -196,7 +245,7 @@ func serveIdleClients(addr, sid string) error {
 		for range 32 {
 			wg.Go(func() {
 				for i := range next {
-					if err := openIdle(addr, sid, i); err != nil {
+					if err := openIdle(addr, sid, p, i); err != nil {
 						errs <- err
 					}
 				}
@@ -217,10 +266,60 @@ func serveIdleClients(addr, sid string) error {
 	return nil
 }
 
+// idleProtocol is how clients of a protocol come in: where, what they say one after the
+// other, and what they do with each message that comes, which is done if it answers that.
+type idleProtocol struct {
+	path, subprotocol string
+	op                byte
+	say               func(token, sid, me, other string) []string
+	hear              func(message string, say func(string) error) (done bool, err error)
+}
+
+var idleProtocols = map[string]idleProtocol{
+	"native": {
+		path: "/v1/connect", subprotocol: native.Name, op: 0x81,
+		say: func(token, _, _, other string) []string {
+			return []string{`{"type":"hello","token":"` + token + `"}`, `{"type":"subscribe","id":1,"identities":["` + other + `"]}`}
+		},
+		hear: func(message string, _ func(string) error) (bool, error) {
+			if strings.HasPrefix(message, `{"type":"error"`) {
+				return false, fmt.Errorf("answered %q", message)
+			}
+			return true, nil
+		},
+	},
+	// As the SDK begins, but that it is not subscribed to its own user: one subscription, as above.
+	"twilsock": {
+		path: "/v3/wsconnect", op: 0x82,
+		say: func(token, sid, me, other string) []string {
+			get := func(path string) string {
+				return sdkText(`{"id":"TM","method":"message","http_request":{"method":"GET","path":"`+path+`","params":{"Include":"items"}}}`, "")
+			}
+			return []string{
+				sdkText(`{"id":"TM","method":"init","token":"`+token+`"}`, ""), get("/Client/v2/Configuration"), get("/v3/Maps/MPc" + mapOf(me)[3:]), get("/v3/Maps/" + mapOf(me)),
+				get("/Client/v2/Services/" + sid + "/Users/" + me + "/Conversations"), get("/Client/v2/Services/" + sid + "/Users/" + other), get("/v3/Maps/" + mapOf(other)),
+				sdkText(`{"id":"TM","method":"message","http_request":{"method":"POST","path":"/v4/Subscriptions"}}`, subscriptionsBody("establish", object(mapOf(other), "null"))),
+			}
+		},
+		hear: func(message string, say func(string) error) (bool, error) {
+			if strings.Contains(message, `"method":"reply"`) {
+				if !strings.Contains(message, `"code":20`) {
+					return false, fmt.Errorf("answered %q", message)
+				}
+				return true, nil
+			}
+			_, rest, _ := strings.Cut(message, `"id":"`)
+			id, _, _ := strings.Cut(rest, `"`)
+			return false, say(sdkText(`{"id":"`+id+`","method":"reply","status":{"code":200,"status":"OK"}}`, ""))
+		},
+	},
+}
+
 // openIdle opens one session, which subscribes to another user and then only
-// answers pings.
-func openIdle(addr, sid string, i int) error {
-	token, err := auth.Mint(key, sid, "user-"+strconv.Itoa(i), time.Now(), time.Hour)
+// answers pings, and acknowledges.
+func openIdle(addr, sid string, p idleProtocol, i int) error {
+	me, other := "user-"+strconv.Itoa(i), "user-"+strconv.Itoa(i/2)
+	token, err := auth.Mint(key, sid, me, time.Now(), time.Hour)
 	if err != nil {
 		return err
 	}
@@ -229,8 +328,12 @@ func openIdle(addr, sid string, i int) error {
 		return err
 	}
 	r := bufio.NewReader(c)
-	if _, err := io.WriteString(c, "GET /v1/connect HTTP/1.1\r\nHost: "+addr+"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: "+native.Name+"\r\n\r\n"); err != nil {
+	head := "GET " + p.path + " HTTP/1.1\r\nHost: " + addr + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+	if p.subprotocol != "" {
+		head += "Sec-WebSocket-Protocol: " + p.subprotocol + "\r\n"
+	}
+	if _, err := io.WriteString(c, head+"\r\n"); err != nil {
 		return err
 	}
 	resp, err := http.ReadResponse(r, nil)
@@ -241,32 +344,41 @@ func openIdle(addr, sid string, i int) error {
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		return errors.New(resp.Status)
 	}
-	for _, m := range []string{
-		`{"type":"hello","token":"` + token + `"}`,
-		`{"type":"subscribe","id":1,"identities":["user-` + strconv.Itoa(i/2) + `"]}`,
-	} {
-		if _, err := c.Write(maskedText(m)); err != nil {
+	say := func(m string) error {
+		_, err := c.Write(masked(p.op, m))
+		return err
+	}
+	for _, m := range p.say(token, sid, me, other) {
+		if err := say(m); err != nil {
 			return err
 		}
-		if payload, err := nextText(c, r); err != nil || strings.HasPrefix(string(payload), `{"type":"error"`) {
-			return errors.Join(err, fmt.Errorf("answered %q", payload))
+		for done := false; !done; {
+			message, err := nextMessage(c, r)
+			if err == nil {
+				done, err = p.hear(string(message), say)
+			}
+			if err != nil {
+				return err
+			}
 		}
 	}
 	go func() {
 		for {
-			if _, err := nextText(c, r); err != nil {
+			message, err := nextMessage(c, r)
+			if err != nil {
 				return
 			}
+			_, _ = p.hear(string(message), say)
 		}
 	}()
 	return nil
 }
 
-// nextText is the payload of the next text frame. It answers pings.
-func nextText(c net.Conn, r *bufio.Reader) ([]byte, error) {
+// nextMessage is the payload of the next text or binary frame. It answers pings.
+func nextMessage(c net.Conn, r *bufio.Reader) ([]byte, error) {
 	for {
 		op, payload, err := nextFrame(r)
-		if err != nil || op == 0x81 {
+		if err != nil || op == 0x81 || op == 0x82 {
 			return payload, err
 		}
 		if op == 0x89 {
@@ -277,9 +389,9 @@ func nextText(c net.Conn, r *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// maskedText is a text frame of a client, under a mask of zeros.
-func maskedText(s string) []byte {
-	b := []byte{0x81, 0x80 | 126}
+// masked is a frame of a client, under a mask of zeros.
+func masked(op byte, s string) []byte {
+	b := []byte{op, 0x80 | 126}
 	b = binary.BigEndian.AppendUint16(b, uint16(len(s)))
 	return append(append(b, 0, 0, 0, 0), s...)
 }

@@ -61,10 +61,10 @@ func client(b *testing.B, addr string, messages ...string) (net.Conn, *bufio.Rea
 	}
 	_ = resp.Body.Close()
 	for _, m := range messages {
-		if _, err := c.Write(maskedText(m)); err != nil {
+		if _, err := c.Write(masked(0x81, m)); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := nextText(c, r); err != nil {
+		if _, err := nextMessage(c, r); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -92,7 +92,7 @@ func BenchmarkFrameWrite(b *testing.B) {
 				b.Cleanup(func() { _ = c.Close() })
 				go func() { // ends when the cleanup closes c
 					for {
-						if _, err := nextText(c, r); err != nil {
+						if _, err := nextMessage(c, r); err != nil {
 							return
 						}
 						got.Done()
@@ -117,7 +117,7 @@ func BenchmarkAccept(b *testing.B) {
 	hello := benchHello(b, "alice")
 	for b.Loop() {
 		c, r := client(b, addr, hello)
-		if _, err := c.Write(maskedText(`{"type":"bye"}`)); err != nil {
+		if _, err := c.Write(masked(0x81, `{"type":"bye"}`)); err != nil {
 			b.Fatal(err)
 		}
 		if op, _, err := nextFrame(r); err != nil || op != 0x88 {

@@ -5,3 +5,6 @@ var OriginAllowed = originAllowed
 
 // Household is household.
 var Household = household
+
+// Wake is Session.wake.
+var Wake = (*Session).wake

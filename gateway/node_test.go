@@ -23,6 +23,7 @@ import (
 	"github.com/rollcall-presence/rollcall/fanout"
 	"github.com/rollcall-presence/rollcall/gateway"
 	"github.com/rollcall-presence/rollcall/gateway/native"
+	"github.com/rollcall-presence/rollcall/gateway/twilsock"
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
@@ -40,6 +41,7 @@ type store struct {
 	users    map[presence.Key]presence.User
 	live     map[presence.SessionID]presence.Key
 	ends     []end
+	told     []presence.Origin // of each change of a profile
 	rev      int64
 	away     bool // answers as when Redis cannot be reached
 	blind    bool // does so where users are read
@@ -148,12 +150,7 @@ func (s *store) setLocked(k presence.Key, online presence.Tri) presence.User {
 	s.rev++
 	u.Online, u.Rev, u.Epoch = online, s.rev, s.services[k.Service].Epoch
 	s.users[k] = u
-	if s.changed != nil {
-		e := presence.Event{User: u, Reasons: presence.ReasonOnline}
-		e.User.Attributes, e.User.FriendlyName = "", nil
-		s.seq++
-		s.changed(s.seq, e)
-	}
+	s.tellLocked(presence.Event{User: u, Reasons: presence.ReasonOnline})
 	return u
 }
 
@@ -176,6 +173,61 @@ func (s *store) ReadUsers(_ context.Context, keys []presence.Key) ([]presence.Us
 		users[i].Key = k
 	}
 	return users, nil
+}
+
+// UpdateUser implements gateway.Users.
+func (s *store) UpdateUser(_ context.Context, k presence.Key, update presence.UserUpdate) (presence.User, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.away {
+		return presence.User{}, errAway
+	}
+	s.told = append(s.told, update.Tell)
+	u := s.users[k]
+	var reasons presence.Reasons
+	if update.FriendlyName != nil {
+		u.FriendlyName = update.FriendlyName
+		reasons |= presence.ReasonFriendlyName
+	}
+	if update.Attributes != nil {
+		u.Attributes = *update.Attributes
+		reasons |= presence.ReasonAttributes
+	}
+	s.rev++
+	u.Rev = s.rev
+	s.users[k] = u
+	s.tellLocked(presence.Event{User: u, Reasons: reasons})
+	return u, nil
+}
+
+// remove deletes a user.
+func (s *store) remove(k presence.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rev++
+	delete(s.users, k)
+	s.tellLocked(presence.Event{User: presence.User{Key: k, Rev: s.rev}, Deleted: true})
+}
+
+func (s *store) tellLocked(e presence.Event) {
+	if s.changed == nil {
+		return
+	}
+	if e.Reasons&presence.ReasonFriendlyName == 0 {
+		e.User.FriendlyName = nil
+	}
+	if e.Reasons&presence.ReasonAttributes == 0 {
+		e.User.Attributes = ""
+	}
+	s.seq++
+	s.changed(s.seq, e)
+}
+
+// revision is the newest of a user.
+func (s *store) revision(k presence.Key) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.users[k].Rev
 }
 
 // flip turns a service's switch, as the directory hears of it.
@@ -262,7 +314,8 @@ func start(t *testing.T, tune func(*gateway.Options)) *node {
 	opt := gateway.Options{
 		Presence: n.store, Services: n.store, Hub: n.hub,
 		Tokens:  auth.NewVerifier(auth.StaticKeys{key.SID: key}),
-		Sockets: map[string]gateway.Protocol{"/v1/connect": native.Protocol{}},
+		Users:   n.store,
+		Sockets: map[string]gateway.Protocol{"/v1/connect": native.Protocol{}, "/v3/wsconnect": twilsock.New(twilsock.Options{})},
 		Metrics: n.metrics,
 	}
 	if tune != nil {
@@ -343,19 +396,24 @@ func (n *node) dial(header http.Header) *peer {
 }
 
 func (n *node) tryDial(header http.Header) (*peer, *http.Response, error) {
+	return n.tryDialAt("/v1/connect", header, native.Name)
+}
+
+// tryDialAt dials a path and offers subprotocols.
+func (n *node) tryDialAt(path string, header http.Header, subprotocols ...string) (*peer, *http.Response, error) {
 	p := &peer{t: n.t, in: make(chan string, 4096)}
 	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		c, err := n.public.dial(ctx)
 		p.raw = c
 		return c, err
 	}}
-	conn, resp, err := websocket.Dial(n.t.Context(), "ws://rollcall.test/v1/connect", &websocket.DialOptions{
-		HTTPClient: &http.Client{Transport: tr}, Subprotocols: []string{native.Name}, HTTPHeader: header,
+	conn, resp, err := websocket.Dial(n.t.Context(), "ws://rollcall.test"+path, &websocket.DialOptions{
+		HTTPClient: &http.Client{Transport: tr}, Subprotocols: subprotocols, HTTPHeader: header,
 	})
 	if err != nil {
 		return nil, resp, err
 	}
-	conn.SetReadLimit(1 << 20)
+	conn.SetReadLimit(4 << 20)
 	p.conn = conn
 	n.t.Cleanup(func() { _ = conn.CloseNow() })
 	return p, resp, nil

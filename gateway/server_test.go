@@ -116,6 +116,38 @@ func TestDrainDeadline(t *testing.T) {
 	})
 }
 
+// spy is a protocol that tells of its sessions.
+type spy struct {
+	gateway.Protocol
+	opened func(*gateway.Session)
+}
+
+func (p spy) Open(s *gateway.Session, r *http.Request) gateway.Handler {
+	p.opened(s)
+	return p.Protocol.Open(s, r)
+}
+
+// TestWokenAfterItsEnd: who closes a session, or has something for it, may wake its
+// writer when the reader has ended it meanwhile.
+func TestWokenAfterItsEnd(t *testing.T) {
+	var s *gateway.Session
+	tune := func(o *gateway.Options) {
+		o.Sockets["/v1/connect"] = spy{o.Sockets["/v1/connect"], func(opened *gateway.Session) { s = opened }}
+	}
+	bubble(t, tune, func(t *testing.T, n *node) {
+		n.dial(nil).send(`{"type":"hello","token":"` + mint(t, service, "alice", time.Hour) + `"}`)
+		synctest.Wait() // the writer waits: nobody reads
+		n.stop()
+		before := n.value("rollcall_writers_started_total")
+		gateway.Wake(s)
+		gateway.Wake(s)
+		synctest.Wait()
+		if got := n.value("rollcall_writers_started_total"); got != before {
+			t.Errorf("%v writers were started after the end", got-before)
+		}
+	})
+}
+
 func TestAdmin(t *testing.T) {
 	sick := errors.New("no probe came back")
 	var mu sync.Mutex

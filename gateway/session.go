@@ -105,6 +105,7 @@ type Session struct {
 	state    state
 	writing  bool // a writer runs
 	again    bool // something came since the writer last looked
+	settled  bool // no writer may be started any more
 	dead     bool // a write failed, or the close frame was written
 	mailing  bool // the mailbox is ready
 	pingDue  bool
@@ -278,10 +279,12 @@ func (s *Session) leave(ctx context.Context, how presence.End) {
 	}
 }
 
-// settle waits until the writer has ended, which its write deadline bounds.
+// settle waits until the writer has ended, which its write deadline bounds. Whoever wakes
+// the session from here on, such as a close that the reader was faster than, starts none.
 func (s *Session) settle() {
 	_ = s.sock.Conn.SetWriteDeadline(time.Now().Add(s.srv.opt.Timers.Close))
 	s.mu.Lock()
+	s.settled = true
 	var idle chan struct{}
 	if s.writing {
 		idle = make(chan struct{})
@@ -379,10 +382,11 @@ func (s *Session) close(code CloseCode, how presence.End, last []byte, wait time
 	now := time.Now()
 	_ = s.sock.Conn.SetWriteDeadline(now.Add(s.srv.opt.Timers.Close))
 	if wait == 0 {
+		s.wake() // before the reader ends, which settles the session
 		_ = s.sock.Conn.SetReadDeadline(past)
-	} else {
-		_ = s.sock.Conn.SetReadDeadline(now.Add(wait))
+		return
 	}
+	_ = s.sock.Conn.SetReadDeadline(now.Add(wait))
 	s.wake()
 }
 
@@ -425,8 +429,8 @@ func (s *Session) ponged(context.Context, []byte) { s.sock.pause() }
 // wake makes sure that a writer looks at what waits.
 func (s *Session) wake() {
 	s.mu.Lock()
-	start := !s.writing
-	s.writing, s.again = true, true
+	start := !s.writing && !s.settled
+	s.writing, s.again = s.writing || start, true
 	s.mu.Unlock()
 	if start {
 		s.srv.metrics.writers.Inc()

@@ -611,6 +611,28 @@ func TestBeforeUserUpdate(t *testing.T) {
 	if got.Get("EventType") != "onUserUpdate" || got.Get("FriendlyName") != "Ada" || got.Has("isOnline") {
 		t.Errorf("asked %v", got)
 	}
+	// Who wants the change is told, too.
+	status.Store(200)
+	for _, c := range []struct {
+		origin         presence.Origin
+		source, client string
+	}{
+		{presence.OriginSDK, "SDK", "ada"}, {presence.OriginAPI, "API", ""},
+	} {
+		s, err := w.store.Service(t.Context(), sid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := presence.User{Key: presence.Key{Service: sid, Identity: "ada"}, SID: "US1", Attributes: "{}"}
+		w.d.BeforeUserUpdate(t.Context(), s, u, presence.UserUpdate{Attributes: new(`{"a":1}`), Tell: c.origin})
+		tg.mu.Lock()
+		got := tg.got[len(tg.got)-1]
+		tg.mu.Unlock()
+		if got.Get("Source") != c.source || got.Get("ClientIdentity") != c.client || got.Has("ClientIdentity") != (c.client != "") ||
+			got.Get("Identity") != "ada" || got.Get("Attributes") != `{"a":1}` || got.Has("FriendlyName") {
+			t.Errorf("for a change by %s asked %v", c.source, got)
+		}
+	}
 	if _, err := w.store.UpdateService(t.Context(), sid, presence.ServiceUpdate{Webhooks: &presence.WebhooksUpdate{Filters: new("onUserUpdated")}}); err != nil {
 		t.Fatal(err)
 	}

@@ -22,12 +22,12 @@ const doc = "../../docs/twilio-sdk.md"
 // TestDoc holds the tables of docs/twilio-sdk.md against the code;
 // go test ./gateway/twilsock -update writes them.
 func TestDoc(t *testing.T) {
-	testkit.Table(t, doc, "<!-- statuses -->", statuses(), *update)
-	testkit.Table(t, doc, "<!-- closes -->", closes(), *update)
-	testkit.Table(t, doc, "<!-- refusals -->", refusals(), *update)
+	testkit.Table(t, doc, "<!-- statuses -->", statusRows(), *update)
+	testkit.Table(t, doc, "<!-- closes -->", closeRows(), *update)
+	testkit.Table(t, doc, "<!-- refusals -->", refusalRows(), *update)
 }
 
-func statuses() (rows []string) {
+func statusRows() (rows []string) {
 	codes := map[int][]string{}
 	for _, e := range gateway.ErrorTexts() {
 		codes[statusOf(e.Code)] = append(codes[statusOf(e.Code)], strconv.Itoa(int(e.Code)))
@@ -42,7 +42,7 @@ var reactions = map[int]string{
 	closeDenied:  "`disconnected`; stays away",
 }
 
-func closes() (rows []string) {
+func closeRows() (rows []string) {
 	for _, c := range gateway.Closes() {
 		status, gets := 0, "a closed connection"
 		switch frame := new(handler).Closing(c.Code, time.Second); {
@@ -67,7 +67,7 @@ func closes() (rows []string) {
 }
 
 // refusals are the problems that a client may meet when it connects.
-func refusals() (rows []string) {
+func refusalRows() (rows []string) {
 	codes := map[int][]string{}
 	for _, p := range []gateway.Problem{
 		{Code: gateway.ErrorInternal, Close: gateway.CloseInternal},

@@ -44,7 +44,8 @@ func parseMapSID(sid string) (kind mapKind, identity string, ok bool) {
 	if err != nil || kind != userMap && kind != conversationsMap {
 		return 0, "", false
 	}
-	return kind, string(b), true
+	identity = string(b)
+	return kind, identity, mapSID(kind, identity) == sid // the decoder skips line ends
 }
 
 // The items of a user's map.
@@ -336,21 +337,22 @@ func (h *handler) subscribe(ctx context.Context, m *message, s *subscriptions) {
 
 // replay adds the events of what a client has not seen of a user, and returns the id
 // of its last event. A client may have seen a revision above the user's: on a node
-// that put it ahead of the store's, or before the store lost data.
+// that put it ahead of the store's, or before the store lost data; or it was sent one
+// here, for that reason.
 func (h *handler) replay(events *[]itemEvent, v *presence.Snapshot, known int64) (last int64) {
 	id := v.Rev
-	switch {
-	case known > 0 && known == v.Rev:
+	if known > 0 && known == id {
 		return id
-	case known > v.Rev:
-		id = known + 1
-		h.mu.Lock()
+	}
+	h.mu.Lock()
+	if seen := max(known, h.floors[v.Identity]); seen > 0 && seen >= id {
+		id = seen + 1
 		if h.floors == nil {
 			h.floors = map[string]int64{}
 		}
 		h.floors[v.Identity] = id
-		h.mu.Unlock()
 	}
+	h.mu.Unlock()
 	*events = itemEvents(*events, v, everything, id)
 	return id
 }

@@ -298,14 +298,15 @@ func (h *handler) changeSubscriptions(ctx context.Context, m *message, _ []strin
 		h.session.CountRequest(requestMalformed)
 		return
 	}
+	valid := s.valid()
 	switch {
-	case len(s.Requests) > maxBatch:
+	case valid && len(s.Requests) > maxBatch:
 		h.session.CountRequest(requestMalformed)
 		h.fail(m, &gateway.Problem{Code: gateway.ErrorTooManyIdentities})
-	case s.Action == "establish" && s.valid():
+	case valid && s.Action == "establish":
 		h.session.CountRequest(requestSubscribe)
 		h.subscribe(ctx, m, &s)
-	case s.Action == "cancel" && s.valid():
+	case valid && s.Action == "cancel":
 		h.session.CountRequest(requestUnsubscribe)
 		h.unsubscribe(m, &s)
 	default:

@@ -31,8 +31,15 @@ type Raw struct {
 	r *bufio.Reader
 }
 
-// Raw opens a WebSocket on the node. It is closed when the test ends.
+// Raw opens a WebSocket on the node that speaks the native protocol. It is closed when
+// the test ends.
 func (n *Node) Raw(t testing.TB, header ...string) *Raw {
+	t.Helper()
+	return n.RawAt(t, "/v1/connect", append([]string{"Sec-WebSocket-Protocol: rollcall.v1.json"}, header...)...)
+}
+
+// RawAt is Raw for any path, without a subprotocol.
+func (n *Node) RawAt(t testing.TB, path string, header ...string) *Raw {
 	t.Helper()
 	conn, err := net.Dial("tcp", n.Addr) //nolint:noctx // loopback
 	if err != nil {
@@ -41,8 +48,8 @@ func (n *Node) Raw(t testing.TB, header ...string) *Raw {
 	t.Cleanup(func() { _ = conn.Close() })
 	c := &Raw{t, conn, bufio.NewReader(conn)}
 	head := append([]string{
-		"GET /v1/connect HTTP/1.1", "Host: " + n.Addr, "Connection: Upgrade", "Upgrade: websocket",
-		"Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Protocol: rollcall.v1.json",
+		"GET " + path + " HTTP/1.1", "Host: " + n.Addr, "Connection: Upgrade", "Upgrade: websocket",
+		"Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
 	}, header...)
 	c.Bytes([]byte(strings.Join(head, "\r\n") + "\r\n\r\n"))
 	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -87,13 +94,26 @@ type CloseError struct {
 
 func (e CloseError) Error() string { return fmt.Sprintf("closed with %d %q", e.Code, e.Reason) }
 
-// Next is the next message; pings are answered on the way.
+// Next is the next message, of JSON in a text frame; pings are answered on the way.
 func (c *Raw) Next() (m map[string]any, err error) {
+	op, payload, err := c.Receive()
+	switch {
+	case err != nil:
+		return nil, err
+	case op != OpText:
+		return nil, fmt.Errorf("a frame of type %#x", op)
+	}
+	return m, json.Unmarshal(payload, &m)
+}
+
+// Receive is the next frame that is no control frame; pings are answered on the way. The
+// error at the connection's end is a CloseError if there was a close frame.
+func (c *Raw) Receive() (op byte, payload []byte, err error) {
 	for {
 		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 		var head [2]byte
 		if _, err := io.ReadFull(c.r, head[:]); err != nil {
-			return nil, err
+			return 0, nil, err
 		}
 		n := uint64(head[1])
 		switch size := map[byte]int{126: 2, 127: 8}[head[1]]; size {
@@ -101,26 +121,24 @@ func (c *Raw) Next() (m map[string]any, err error) {
 		default:
 			var b [8]byte
 			if _, err := io.ReadFull(c.r, b[8-size:]); err != nil {
-				return nil, err
+				return 0, nil, err
 			}
 			n = enc.BigEndian.Uint64(b[:])
 		}
-		payload := make([]byte, n)
+		payload = make([]byte, n)
 		if _, err := io.ReadFull(c.r, payload); err != nil {
-			return nil, err
+			return 0, nil, err
 		}
 		switch head[0] {
-		case OpText:
-			return m, json.Unmarshal(payload, &m)
 		case OpPing:
 			c.Bytes(Frame(OpPong, payload))
 		case OpClose:
 			if n < 2 {
-				return nil, CloseError{1005, ""}
+				return 0, nil, CloseError{1005, ""}
 			}
-			return nil, CloseError{int(enc.BigEndian.Uint16(payload)), string(payload[2:])}
+			return 0, nil, CloseError{int(enc.BigEndian.Uint16(payload)), string(payload[2:])}
 		default:
-			return nil, fmt.Errorf("a frame of type %#x", head[0])
+			return head[0], payload, nil
 		}
 	}
 }
