@@ -24,43 +24,79 @@ const STOP_MS = 10_000;
  */
 export async function start({ store = 'embedded', env = {} } = {}) {
   if (process.env.ROLLCALL_URL) return { url: process.env.ROLLCALL_URL, stop: async () => {} };
-  if (!process.env.ROLLCALL_BIN) throw new Error('Set ROLLCALL_BIN to the gateway binary, or ROLLCALL_URL to one that runs.');
-
-  const folder = mkdtempSync(join(tmpdir(), 'rollcall-'));
-  const readyFile = join(folder, 'ready.json');
-  const redis = store === 'redis' ? await startRedis(folder) : null;
-  const child = spawn(process.env.ROLLCALL_BIN, ['serve'], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: {
-      PATH: process.env.PATH,
-      ROLLCALL_ADDR: '127.0.0.1:0',
-      ROLLCALL_ADMIN_ADDR: '127.0.0.1:0',
-      ROLLCALL_REDIS_URL: redis?.url ?? 'embedded',
-      ROLLCALL_READY_FILE: readyFile,
-      ROLLCALL_LINGER: '5s', // long enough to be seen for sure, short enough to wait for
-      ROLLCALL_DRAIN_TIMEOUT: '1s',
-      ROLLCALL_ACCOUNT_SID: credentials.account,
-      ROLLCALL_AUTH_TOKEN: credentials.authToken,
-      ROLLCALL_API_KEY_SID: credentials.key,
-      ROLLCALL_API_KEY_SECRET: credentials.secret,
-      ...env,
-    },
-  });
-  let output = '';
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => { output += data; });
-  const exited = once(child, 'exit');
-
-  const stop = async () => {
-    await end(child, exited);
-    await redis?.stop();
-    rmSync(folder, { recursive: true, force: true });
-  };
+  const redis = store === 'redis' ? await startRedis() : null;
   try {
-    const { addr } = await ready(readyFile, folder, exited);
-    return { url: `http://${addr}`, stop };
+    const node = new Node({ redisUrl: redis?.url, env });
+    await node.start();
+    return {
+      url: node.url,
+      stop: async () => {
+        await node.stop();
+        await redis?.stop();
+      },
+    };
   } catch (err) {
-    await stop();
-    throw new Error(`${err.message}\n${output}`);
+    await redis?.stop();
+    throw err;
+  }
+}
+
+/** Node is one gateway process after another, at one address: that which the first one got, or the port given. */
+export class Node {
+  #settings;
+  #child;
+  #exited;
+
+  constructor({ redisUrl = 'embedded', port = 0, env = {} } = {}) {
+    this.#settings = { redisUrl, port, env };
+  }
+
+  /** start resolves when the node serves. */
+  async start() {
+    if (!process.env.ROLLCALL_BIN) throw new Error('Set ROLLCALL_BIN to the gateway binary, or ROLLCALL_URL to one that runs.');
+    const { redisUrl, port, env } = this.#settings;
+    const folder = mkdtempSync(join(tmpdir(), 'rollcall-'));
+    const readyFile = join(folder, 'ready.json');
+    const child = spawn(process.env.ROLLCALL_BIN, ['serve'], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: {
+        PATH: process.env.PATH,
+        ROLLCALL_ADDR: `127.0.0.1:${port}`,
+        ROLLCALL_ADMIN_ADDR: '127.0.0.1:0',
+        ROLLCALL_REDIS_URL: redisUrl,
+        ROLLCALL_READY_FILE: readyFile,
+        ROLLCALL_LINGER: '5s', // long enough to be seen for sure, short enough to wait for
+        ROLLCALL_DRAIN_TIMEOUT: '1s',
+        ROLLCALL_ACCOUNT_SID: credentials.account,
+        ROLLCALL_AUTH_TOKEN: credentials.authToken,
+        ROLLCALL_API_KEY_SID: credentials.key,
+        ROLLCALL_API_KEY_SECRET: credentials.secret,
+        ...env,
+      },
+    });
+    this.#child = child;
+    this.output = '';
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => { this.output += data; });
+    this.#exited = once(child, 'exit');
+    try {
+      const { addr, admin_addr: admin } = await ready(readyFile, folder, this.#exited);
+      Object.assign(this, { url: `http://${addr}`, admin: `http://${admin}` });
+      this.#settings.port = Number(new URL(this.url).port);
+    } catch (err) {
+      await this.stop();
+      throw new Error(`${err.message}\n${this.output}`);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  }
+
+  /** stop ends the process as an operator does. */
+  stop() { return this.#child ? end(this.#child, this.#exited) : Promise.resolve(); }
+
+  /** kill ends it without a word. */
+  async kill() {
+    this.#child.kill('SIGKILL');
+    await this.#exited;
   }
 }
 
@@ -73,18 +109,25 @@ async function end(child, exited) {
   clearTimeout(timer);
 }
 
-async function startRedis(folder) {
+/** startRedis gives a redis-server of one's own: its url, stop, and pause and resume, between which it answers nobody. */
+export async function startRedis() {
+  const folder = mkdtempSync(join(tmpdir(), 'rollcall-redis-'));
   const port = await freePort();
   const child = spawn('redis-server', ['--port', port, '--bind', '127.0.0.1', '--dir', folder, '--save', ''], { stdio: 'ignore' });
   const exited = once(child, 'exit');
+  const stop = async () => {
+    child.kill('SIGCONT');
+    await end(child, exited);
+    rmSync(folder, { recursive: true, force: true });
+  };
   const deadline = Date.now() + START_MS;
   while (!(await listens(port))) {
     if (child.exitCode !== null || Date.now() > deadline) {
-      await end(child, exited);
+      await stop();
       throw new Error('redis-server did not start.');
     }
   }
-  return { url: `redis://127.0.0.1:${port}`, stop: () => end(child, exited) };
+  return { url: `redis://127.0.0.1:${port}`, stop, pause: () => child.kill('SIGSTOP'), resume: () => child.kill('SIGCONT') };
 }
 
 async function freePort() {
