@@ -78,6 +78,7 @@ export class Node {
     this.output = '';
     for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => { this.output += data; });
     this.#exited = once(child, 'exit');
+    child.on('exit', (c,g) => console.error('EXIT', c, g, this.output.slice(-6000)));
     try {
       const { addr, admin_addr: admin } = await ready(readyFile, folder, this.#exited);
       Object.assign(this, { url: `http://${addr}`, admin: `http://${admin}` });

@@ -3,9 +3,13 @@
 
 import { after, before, describe } from 'node:test';
 import { Gateway, sdks, tolerate } from './library.mjs';
+import { connections } from './connections.mjs';
+import { limits } from './limits.mjs';
+import { push } from './push.mjs';
+import { tokens } from './tokens.mjs';
 import { users } from './users.mjs';
 
-const TOGETHER = 12; // tests that mostly wait
+const TOGETHER = 50; // they mostly wait
 
 describe('the SDK', { concurrency: 4 }, () => {
   before(tolerate);
@@ -17,7 +21,7 @@ describe('the SDK', { concurrency: 4 }, () => {
         after(() => gateway?.stop());
         const at = () => gateway;
 
-        users(at, Client);
+        for (const tests of [limits, tokens, connections, push, users]) tests(at, Client);
       });
     }
   }

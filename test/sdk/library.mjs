@@ -23,13 +23,14 @@ for (const major of ['3', '2']) {
 
 // The SDK's own fetches at start reject with nobody there to catch it when a shutdown
 // or a failed start cuts them off; all else that nobody catches fails the test.
-const CUT_OFF = /^(Twilsock disconnected|Twilsock: request timeout|Can't connect\. ?|Transport failure|Failed to fetch|.*Unexpected state)/;
+const CUT_OFF = /^(Unable to connect: |Twilsock disconnected|Twilsock: request timeout|Can't connect\. ?|Transport failure|Failed to fetch|.*Unexpected state)/;
 
 /** tolerate makes the test runner not see those rejections. Call it when it listens. */
 export function tolerate() {
   const listeners = process.listeners('unhandledRejection');
   process.removeAllListeners('unhandledRejection');
   process.on('unhandledRejection', (reason, promise) => {
+    console.error('UNHANDLED', reason?.constructor?.name, reason?.message, /node_modules\/(conversations-|twil|@twilio\/)/.test(reason?.stack), CUT_OFF.test(reason?.message), reason?.stack.split('\n').slice(1,4).join(';'));
     if (/node_modules\/(conversations-|twil|@twilio\/)/.test(reason?.stack) && CUT_OFF.test(reason.message)) return;
     for (const listener of listeners) listener(reason, promise);
   });
@@ -174,7 +175,7 @@ export class Service {
 
   rest(method, below, form, url) { return this.gateway.rest(method, this.path + below, form, url); }
   enable(on) { return this.rest('POST', '/Configuration', { ReachabilityEnabled: String(on) }); }
-  linger(duration) { return this.rest('POST', '/Configuration/Presence', { Linger: duration }); }
+  linger(seconds) { return this.rest('POST', '/Configuration/Presence', { Linger: seconds }); }
   make(identity, more) { return this.rest('POST', '/Users', { Identity: identity, ...more }); }
   read(identity, url) { return this.rest('GET', `/Users/${path(identity)}`, undefined, url); }
   profile(identity, form) { return this.rest('POST', `/Users/${path(identity)}`, form); }
