@@ -17,6 +17,7 @@ export const credentials = {
 
 const START_MS = 20_000;
 const STOP_MS = 10_000;
+const OUTPUT_CHARS = 10_000; // of a gateway, when it ended unasked
 
 /**
  * start gives {url, stop}; stop resolves when all that it started is gone.
@@ -46,6 +47,7 @@ export class Node {
   #settings;
   #child;
   #exited;
+  #ending = false;
 
   constructor({ redisUrl = 'embedded', port = 0, env = {} } = {}) {
     this.#settings = { redisUrl, port, env };
@@ -76,9 +78,12 @@ export class Node {
     });
     this.#child = child;
     this.output = '';
+    this.#ending = false;
     for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => { this.output += data; });
     this.#exited = once(child, 'exit');
-    child.on('exit', (c,g) => console.error('EXIT', c, g, this.output.slice(-6000)));
+    child.on('exit', (code, signal) => {
+      if (!this.#ending) console.error(`The gateway ended by itself (${signal ?? code}):\n${this.output.slice(-OUTPUT_CHARS)}`);
+    });
     try {
       const { addr, admin_addr: admin } = await ready(readyFile, folder, this.#exited);
       Object.assign(this, { url: `http://${addr}`, admin: `http://${admin}` });
@@ -92,10 +97,14 @@ export class Node {
   }
 
   /** stop ends the process as an operator does. */
-  stop() { return this.#child ? end(this.#child, this.#exited) : Promise.resolve(); }
+  async stop() {
+    this.#ending = true;
+    if (this.#child) await end(this.#child, this.#exited);
+  }
 
   /** kill ends it without a word. */
   async kill() {
+    this.#ending = true;
     this.#child.kill('SIGKILL');
     await this.#exited;
   }

@@ -74,6 +74,17 @@ export class Log {
   }
 }
 
+/** until asks again and again until what it gets passes. */
+export async function until(ask, passes) {
+  const deadline = Date.now() + WAIT_MS;
+  for (;;) {
+    const got = await ask();
+    if (passes(got)) return got;
+    assert.ok(Date.now() < deadline, `it stays ${JSON.stringify(got)}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
 /** listen logs what a client says of its connection. */
 export function listen(client) {
   const log = new Log('the client');

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { came, mint } from './library.mjs';
+import { came, mint, until } from './library.mjs';
 
 // recover gives a client another token. After a failed start the SDK connects and
 // initialises, and yet rejects with a TypeError of its own.
@@ -110,7 +110,7 @@ export function tokens(gateway, Client) {
     const revoked = Math.floor(Date.now() / 1000);
     await seen.expect('online false');
     await came(bob.log, 'disconnected');
-    while (Math.floor(Date.now() / 1000) <= revoked) await new Promise((resolve) => setTimeout(resolve, 50)); // a token's time is in seconds
+    await until(() => Math.floor(Date.now() / 1000), (now) => now > revoked); // a token's time is in seconds
     await bob.updateToken(s.token('bob'));
     await came(bob.log, 'connected');
     await seen.expect('online true');
