@@ -102,7 +102,7 @@ describe('in a browser', { concurrency: 4 }, () => {
       });
 
       test('a page that is loaded again within the linger was never away', async (t) => {
-        const s = await gateway.service(t, Client, { linger: 12 });
+        const s = await gateway.service(t, Client, { linger: 20 });
         const alice = await s.open('alice');
         await s.make('bob');
         const seen = await s.watch(alice, 'bob');

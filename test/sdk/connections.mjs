@@ -46,7 +46,7 @@ export function connections(gateway, Client) {
   });
 
   test('who comes back within the linger was never away', async (t) => {
-    const s = await gateway().service(t, Client, { linger: 9 });
+    const s = await gateway().service(t, Client, { linger: 20 });
     const [alice, line] = [await s.open('alice'), await s.line()];
     const bob = await s.open('bob', { url: line.url });
     const seen = await s.watch(alice, 'bob');

@@ -119,6 +119,7 @@ describe('a hostile client', { concurrency: 8 }, () => {
     for (const [method, path] of [
       ['GET', `/Client/v2/Services/${other.sid}/Users/bob`],
       ['POST', `/Client/v2/Services/${other.sid}/Users/mallory`],
+      ['POST', `/Client/v2/Services/${s.sid}/typing`],
       ['GET', `/Client/v2/Services/${other.sid}/Users/mallory/Conversations`],
       ['GET', `/Client/v2/Services/${s.sid}/../${other.sid}/Users/bob`],
       ['GET', `/v3/Maps/${mapOf('c', 'bob')}`],

@@ -14,8 +14,8 @@ export function tokens(gateway, Client) {
   test('a token that is about to expire is announced, and renewed in place', async (t) => {
     const s = await gateway().service(t, Client, { linger: 0 });
     const alice = await s.open('alice');
-    const bob = await s.open('bob', { token: s.token('bob', { ttl: 30 }) });
-    const other = await s.open('other', { token: s.token('other', { ttl: 30 }) }); // expires no earlier than bob's
+    const bob = await s.open('bob', { token: s.token('bob', { ttl: 50 }) });
+    const other = await s.open('other', { token: s.token('other', { ttl: 50 }) }); // expires no earlier than bob's
     const seen = await s.watch(alice, 'bob');
     await came(bob.log, 'tokenAboutToExpire');
     await bob.updateToken(s.token('bob'));
@@ -30,7 +30,7 @@ export function tokens(gateway, Client) {
   test('a token that expired ends the session, until there is another', async (t) => {
     const s = await gateway().service(t, Client, { linger: 1 });
     const alice = await s.open('alice');
-    const bob = await s.open('bob', { token: s.token('bob', { ttl: 8 }) });
+    const bob = await s.open('bob', { token: s.token('bob', { ttl: 20 }) });
     const seen = await s.watch(alice, 'bob');
     await came(bob.log, 'tokenExpired');
     await seen.expect('online false');
@@ -41,6 +41,24 @@ export function tokens(gateway, Client) {
     await bob.user.updateFriendlyName('back');
     await seen.expect('name back');
     await seen.quiet();
+  });
+
+  test('a token that expired while its client was cut off is refused, and another taken without a trace', async (t) => {
+    const s = await gateway().service(t, Client, { linger: 60 });
+    const [alice, line] = [await s.open('alice'), await s.line()];
+    const ttl = 20;
+    const bob = await s.open('bob', { url: line.url, token: s.token('bob', { ttl }) });
+    const expired = Date.now() + ttl * 1000; // or somewhat before
+    const seen = await s.watch(alice, 'bob');
+    line.fail();
+    await until(() => Date.now(), (now) => now > expired);
+    line.restore();
+    await came(bob.log, 'tokenExpired');
+    await bob.updateToken(s.token('bob'));
+    await came(bob.log, 'connected');
+    await seen.quiet();
+    await bob.user.updateFriendlyName('back');
+    await seen.expect('name back');
   });
 
   test('a new token of another identity or service, or garbage, is refused, and a good one recovers', async (t) => {

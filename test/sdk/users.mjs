@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Log, spell } from './library.mjs';
+import { connectUri, Log, spell } from './library.mjs';
 
 // A user may have each of these as its identity, and be asked for by it.
 const ODD = ['a/b', 'a?b=c&d', 'a#b', '100%', '%2F', 'a@b.example', 'a:b', ' a b ', '+', '..', 'zoë', '日本語', '👩‍👩‍👧 family', '"\\\'<&>', 'MPuYQ', 'x'.repeat(256)];
@@ -16,6 +16,14 @@ export function users(gateway, Client) {
     assert.deepEqual([alice.user.friendlyName, alice.user.attributes], [null, {}]);
     assert.equal((await s.read('alice')).is_online, true);
     assert.deepEqual(alice.log.items.filter((item) => typeof item !== 'string' || item.startsWith('token')), []);
+  });
+
+  test('Client.create gives a client that is ready', async (t) => {
+    const s = await gateway().service(t, Client);
+    const alice = await Client.create(s.token('alice'), { Twilsock: { uri: connectUri(s.gateway.url) } });
+    t.after(() => alice.shutdown());
+    await alice.getSubscribedConversations();
+    assert.deepEqual([alice.user.identity, alice.user.isOnline, alice.connectionState], ['alice', true, 'connected']);
   });
 
   test('with reachability disabled nobody is known', async (t) => {
