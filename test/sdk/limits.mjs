@@ -53,11 +53,12 @@ export function limits(gateway, Client) {
   test('a user with too many sessions is let in once some have ended', async (t) => {
     const s = await gateway().service(t, Client);
     const others = await Promise.all(Array.from({ length: SESSIONS }, () => s.native('alice')));
-    const { log } = s.start('alice');
+    const { client, log } = s.start('alice');
     assert.deepEqual(await log.next((item) => item.error, 'error'), { error: 429, terminal: false, errorCode: 113 });
     await came(log, 'initFailed');
     for (const other of others) other.send({ type: 'bye' });
     await came(log, 'initialized'); // it was told to wait for half a minute
+    await client.getSubscribedConversations();
   });
 
   test('what is beyond reachability is refused cleanly', async (t) => {

@@ -110,6 +110,7 @@ export function tokens(gateway, Client) {
       assert.equal(log.items.includes('tokenExpired'), name === 'expired');
       await recover(client, s.token('bob'));
       await came(log, 'initialized');
+      await client.getSubscribedConversations(); // else the shutdown cuts off what it does at start
       await seen.expect('online true');
       await seen.quiet();
     });
