@@ -60,6 +60,7 @@ func closeRows() (rows []string) {
 			does += ", and is refused with 20104: `tokenExpired`, `denied`; stays away"
 		case gateway.CloseBadToken:
 			does = "`tokenAboutToExpire`; comes back, and is refused if it has no other token: `denied`; stays away"
+		default:
 		}
 		rows = append(rows, fmt.Sprintf("| %d | `%s` | %s | %s |", c.Code, c.Name, gets, does))
 	}

@@ -41,8 +41,9 @@ func statusOf(code gateway.ErrorCode) int {
 	case gateway.ErrorTokenInvalid, gateway.ErrorTokenHeader, gateway.ErrorTokenIssuer, gateway.ErrorTokenExpired,
 		gateway.ErrorTokenNotYet, gateway.ErrorTokenGrants, gateway.ErrorTokenSignature:
 		return http.StatusUnauthorized
+	default: // the request is wrong
+		return http.StatusBadRequest
 	}
-	return http.StatusBadRequest
 }
 
 // problemStatus is the status of a frame for a problem.

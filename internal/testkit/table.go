@@ -9,7 +9,7 @@ import (
 // Block holds a block of code in a document, which a marker follows, against the text wanted; with update it writes it.
 func Block(t testing.TB, file, marker, want string, update bool) {
 	t.Helper()
-	b, err := os.ReadFile(file)
+	b, err := os.ReadFile(file) //nolint:gosec // G304: a test names its own document
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func Block(t testing.TB, file, marker, want string, update bool) {
 	if !update {
 		t.Fatalf("the block before %s in %s differs; run this test with -update\ngot:\n%s\nwant:\n%s", marker, file, before[start:], want)
 	}
-	if err := os.WriteFile(file, []byte(before[:start]+want+fence+marker+after), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(before[:start]+want+fence+marker+after), 0o600); err != nil { //nolint:gosec // G703: as above
 		t.Fatal(err)
 	}
 }
@@ -35,7 +35,7 @@ func Block(t testing.TB, file, marker, want string, update bool) {
 // them. The table's head stays as it is.
 func Table(t testing.TB, file, marker string, want []string, update bool) {
 	t.Helper()
-	b, err := os.ReadFile(file)
+	b, err := os.ReadFile(file) //nolint:gosec // G304: a test names its own document
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func Table(t testing.TB, file, marker string, want []string, update bool) {
 	if !update {
 		t.Fatalf("the table before %s in %s is not that of the code; run this test with -update\ngot:\n%s\nwant:\n%s", marker, file, before[head:], table)
 	}
-	if err := os.WriteFile(file, []byte(before[:head]+table+marker+after), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(before[:head]+table+marker+after), 0o600); err != nil { //nolint:gosec // G703: as above
 		t.Fatal(err)
 	}
 }
