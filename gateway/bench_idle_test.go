@@ -293,12 +293,12 @@ var idleProtocols = map[string]idleProtocol{
 		path: "/v3/wsconnect", op: 0x82,
 		say: func(token, sid, me, other string) []string {
 			get := func(path string) string {
-				return sdkText(`{"id":"TM","method":"message","http_request":{"method":"GET","path":"`+path+`","params":{"Include":"items"}}}`, "")
+				return testkit.TwilsockText(`{"id":"TM","method":"message","http_request":{"method":"GET","path":"`+path+`","params":{"Include":"items"}}}`, "")
 			}
 			return []string{
-				sdkText(`{"id":"TM","method":"init","token":"`+token+`"}`, ""), get("/Client/v2/Configuration"), get("/v3/Maps/MPc" + mapOf(me)[3:]), get("/v3/Maps/" + mapOf(me)),
-				get("/Client/v2/Services/" + sid + "/Users/" + me + "/Conversations"), get("/Client/v2/Services/" + sid + "/Users/" + other), get("/v3/Maps/" + mapOf(other)),
-				sdkText(`{"id":"TM","method":"message","http_request":{"method":"POST","path":"/v4/Subscriptions"}}`, subscriptionsBody("establish", object(mapOf(other), "null"))),
+				testkit.TwilsockText(`{"id":"TM","method":"init","token":"`+token+`"}`, ""), get("/Client/v2/Configuration"), get("/v3/Maps/MPc" + testkit.UserMap(me)[3:]), get("/v3/Maps/" + testkit.UserMap(me)),
+				get("/Client/v2/Services/" + sid + "/Users/" + me + "/Conversations"), get("/Client/v2/Services/" + sid + "/Users/" + other), get("/v3/Maps/" + testkit.UserMap(other)),
+				testkit.TwilsockText(`{"id":"TM","method":"message","http_request":{"method":"POST","path":"/v4/Subscriptions"}}`, subscriptionsBody("establish", object(testkit.UserMap(other), "null"))),
 			}
 		},
 		hear: func(message string, say func(string) error) (bool, error) {
@@ -310,7 +310,7 @@ var idleProtocols = map[string]idleProtocol{
 			}
 			_, rest, _ := strings.Cut(message, `"id":"`)
 			id, _, _ := strings.Cut(rest, `"`)
-			return false, say(sdkText(`{"id":"`+id+`","method":"reply","status":{"code":200,"status":"OK"}}`, ""))
+			return false, say(testkit.TwilsockText(`{"id":"`+id+`","method":"reply","status":{"code":200,"status":"OK"}}`, ""))
 		},
 	},
 }

@@ -4,13 +4,13 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/coder/websocket"
 
 	"github.com/rollcall-presence/rollcall/gateway"
+	"github.com/rollcall-presence/rollcall/internal/testkit"
 )
 
 // sdk is a client that speaks the protocol of the Conversations SDK, see gateway/twilsock.
@@ -18,12 +18,7 @@ type sdk struct {
 	*peer
 	mute  bool // acknowledges nothing
 	asked int
-	notes []sdkFrame // came while an answer was waited for
-}
-
-type sdkFrame struct {
-	header, payload map[string]any
-	text            string // of the payload
+	notes []testkit.Twilsock // came while an answer was waited for
 }
 
 // dialSDK opens a WebSocket that reads nothing until read is called.
@@ -42,7 +37,7 @@ func (n *node) arrive(identity string) *sdk {
 	c := n.dialSDK()
 	c.read()
 	c.init(mint(n.t, service, identity, time.Hour))
-	if code := c.reply("TM-init").status("status"); code != 200 {
+	if code := c.reply("TM-init").Status("status"); code != 200 {
 		n.t.Fatalf("init was answered with %d", code)
 	}
 	return c
@@ -51,14 +46,9 @@ func (n *node) arrive(identity string) *sdk {
 // frame sends a frame with a header, to which the payload's size is added.
 func (c *sdk) frame(header, payload string) {
 	c.t.Helper()
-	if err := c.conn.Write(c.t.Context(), websocket.MessageBinary, []byte(sdkText(header, payload))); err != nil {
+	if err := c.conn.Write(c.t.Context(), websocket.MessageBinary, []byte(testkit.TwilsockText(header, payload))); err != nil {
 		c.t.Fatalf("send: %v", err)
 	}
-}
-
-func sdkText(header, payload string) string {
-	header = fmt.Sprintf(`{"payload_size":%d,%s`, len(payload), header[1:])
-	return fmt.Sprintf("TWILSOCK V3.0 %d\r\n%s\r\n%s", len(header), header, payload)
 }
 
 func (c *sdk) init(token string) {
@@ -67,50 +57,36 @@ func (c *sdk) init(token string) {
 }
 
 // take is the next frame, which is acknowledged where the SDK does so.
-func (c *sdk) take() sdkFrame {
+func (c *sdk) take() testkit.Twilsock {
 	c.t.Helper()
 	f := c.parse(c.next())
-	if id, _ := f.header["id"].(string); f.header["method"] != "reply" && !c.mute {
+	if id, _ := f.Header["id"].(string); f.Header["method"] != "reply" && !c.mute {
 		c.acknowledge(id)
 	}
 	return f
 }
 
-// parse reads a frame by its lengths.
-func (c *sdk) parse(data string) (f sdkFrame) {
+func (c *sdk) parse(data string) testkit.Twilsock {
 	c.t.Helper()
-	line, rest, _ := strings.Cut(data, "\r\n")
-	n, err := strconv.Atoi(strings.TrimPrefix(line, "TWILSOCK V3.0 "))
-	if err != nil || n+2 > len(rest) || json.Unmarshal([]byte(rest[:n]), &f.header) != nil {
-		c.t.Fatalf("got %q; want a frame", data)
-	}
-	f.text = rest[n+2:]
-	if f.header["payload_size"] != float64(len(f.text)) || f.text != "" && json.Unmarshal([]byte(f.text), &f.payload) != nil {
-		c.t.Fatalf("got %q; want a payload of its length", data)
+	f, err := testkit.ReadTwilsock(data)
+	if err != nil {
+		c.t.Fatal(err)
 	}
 	return f
 }
 
 func (c *sdk) acknowledge(id string) {
 	// The node may have closed meanwhile.
-	_ = c.conn.Write(c.t.Context(), websocket.MessageBinary,
-		[]byte(sdkText(`{"id":"`+id+`","method":"reply","payload_type":"application/json","status":{"code":200,"status":"OK"}}`, "")))
-}
-
-// status is the code of the status or the http_status.
-func (f sdkFrame) status(name string) int {
-	s, _ := f.header[name].(map[string]any)
-	code, _ := s["code"].(float64)
-	return int(code)
+	_ = c.conn.Write(c.t.Context(), websocket.MessageBinary, []byte(testkit.TwilsockAck(id)))
 }
 
 // reply waits for the answer to a frame. What comes before is kept for note.
-func (c *sdk) reply(id string) sdkFrame {
+func (c *sdk) reply(id string) testkit.Twilsock {
 	c.t.Helper()
 	for {
 		f := c.take()
-		if f.header["method"] == "reply" {
-			if f.header["id"] != id {
+		if f.Header["method"] == "reply" {
+			if f.Header["id"] != id {
 				c.t.Fatalf("got the answer %v; want that to %s", f, id)
 			}
 			return f
@@ -120,16 +96,16 @@ func (c *sdk) reply(id string) sdkFrame {
 }
 
 // note is the next notification, which must be of the type.
-func (c *sdk) note(event string) sdkFrame {
+func (c *sdk) note(event string) testkit.Twilsock {
 	c.t.Helper()
-	var f sdkFrame
+	var f testkit.Twilsock
 	if len(c.notes) > 0 {
 		f, c.notes = c.notes[0], c.notes[1:]
 	} else {
 		f = c.take()
 	}
-	if f.header["method"] != "notification" || f.header["message_type"] != "twilio.sync.event" || f.payload["event_type"] != event ||
-		f.payload["event_protocol_version"] != 4. {
+	if f.Header["method"] != "notification" || f.Header["message_type"] != "twilio.sync.event" || f.Payload["event_type"] != event ||
+		f.Payload["event_protocol_version"] != 4. {
 		c.t.Fatalf("got %v; want a notification of %s", f, event)
 	}
 	return f
@@ -138,7 +114,7 @@ func (c *sdk) note(event string) sdkFrame {
 // items is the next notification of items: "id identity key data" each.
 func (c *sdk) items() (list []string) {
 	c.t.Helper()
-	events, _ := c.note("map_item_updated").payload["events"].([]any)
+	events, _ := c.note("map_item_updated").Payload["events"].([]any)
 	for _, e := range events {
 		e, _ := e.(map[string]any)
 		data, _ := json.Marshal(e["item_data"])
@@ -152,10 +128,6 @@ func whose(sid any) string {
 	s, _ := sid.(string)
 	b, _ := base64.RawURLEncoding.DecodeString(s[3:])
 	return string(b)
-}
-
-func mapOf(identity string) string {
-	return "MPu" + base64.RawURLEncoding.EncodeToString([]byte(identity))
 }
 
 // ask sends a request and returns its id.
@@ -175,10 +147,10 @@ func (c *sdk) ask(method, path, params, body string) string {
 func (c *sdk) request(method, path, params, body string) (code int, answer map[string]any) {
 	c.t.Helper()
 	f := c.reply(c.ask(method, path, params, body))
-	if f.status("status") != 200 || f.header["payload_type"] != "application/json" {
-		c.t.Fatalf("%s %s was answered with %v", method, path, f.header)
+	if f.Status("status") != 200 || f.Header["payload_type"] != "application/json" {
+		c.t.Fatalf("%s %s was answered with %v", method, path, f.Header)
 	}
-	return f.status("http_status"), f.payload
+	return f.Status("http_status"), f.Payload
 }
 
 // must is request, which must be answered with a status.
@@ -231,10 +203,10 @@ func (c *sdk) subscribe(action string, objects ...string) {
 func (c *sdk) told(event string) (list []string) {
 	c.t.Helper()
 	f := c.note(event)
-	if !strings.Contains(f.text, `"correlation_id":`+correlation+`,`) {
-		c.t.Errorf("notification %s; want the correlation_id as it was sent", f.text)
+	if !strings.Contains(f.Text, `"correlation_id":`+correlation+`,`) {
+		c.t.Errorf("notification %s; want the correlation_id as it was sent", f.Text)
 	}
-	events, _ := f.payload["events"].([]any)
+	events, _ := f.Payload["events"].([]any)
 	for _, e := range events {
 		e, _ := e.(map[string]any)
 		text := whose(e["object_sid"])
@@ -254,7 +226,7 @@ func (c *sdk) follow(n *node, identities ...string) {
 	c.t.Helper()
 	var objects []string
 	for _, identity := range identities {
-		objects = append(objects, object(mapOf(identity), fmt.Sprint(n.store.revision(user(identity)))))
+		objects = append(objects, object(testkit.UserMap(identity), fmt.Sprint(n.store.revision(user(identity)))))
 	}
 	c.subscribe("establish", objects...)
 	c.told("subscription_established")
@@ -264,8 +236,8 @@ func (c *sdk) follow(n *node, identities ...string) {
 // another token and no close frame.
 func (c *sdk) wantsToken(code gateway.CloseCode) {
 	c.t.Helper()
-	if f := c.parse(c.next()); f.header["client_update_type"] != "token_about_to_expire" {
-		c.t.Fatalf("got %v; want a client_update", f.header)
+	if f := c.parse(c.next()); f.Header["client_update_type"] != "token_about_to_expire" {
+		c.t.Fatalf("got %v; want a client_update", f.Header)
 	}
 	c.closes(code, 0)
 }
@@ -274,13 +246,13 @@ func (c *sdk) wantsToken(code gateway.CloseCode) {
 // frame with a status, 0 for none; it returns the frame's hint.
 func (c *sdk) closes(code gateway.CloseCode, status int) (hint float64) {
 	c.t.Helper()
-	var last sdkFrame
+	var last testkit.Twilsock
 	for {
 		select {
 		case m, ok := <-c.in:
 			if ok {
-				if last = c.parse(m); last.header["method"] == "close" && status == 0 {
-					c.t.Fatalf("got %v; want no close frame", last.header)
+				if last = c.parse(m); last.Header["method"] == "close" && status == 0 {
+					c.t.Fatalf("got %v; want no close frame", last.Header)
 				}
 				continue
 			}
@@ -290,10 +262,10 @@ func (c *sdk) closes(code gateway.CloseCode, status int) (hint float64) {
 		break
 	}
 	c.wantClose(code)
-	if status != 0 && (last.header["method"] != "close" || last.status("status") != status) {
-		c.t.Fatalf("the last frame is %v; want a close with %d", last.header, status)
+	if status != 0 && (last.Header["method"] != "close" || last.Status("status") != status) {
+		c.t.Fatalf("the last frame is %v; want a close with %d", last.Header, status)
 	}
-	policy, _ := last.payload["backoff_policy"].(map[string]any)
+	policy, _ := last.Payload["backoff_policy"].(map[string]any)
 	hint, _ = policy["reconnect_min_ms"].(float64)
 	return hint
 }

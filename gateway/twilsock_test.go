@@ -14,6 +14,7 @@ import (
 
 	"github.com/rollcall-presence/rollcall/auth"
 	"github.com/rollcall-presence/rollcall/gateway"
+	"github.com/rollcall-presence/rollcall/internal/testkit"
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
@@ -31,9 +32,9 @@ func TestSDKStartUp(t *testing.T) {
 		c.read()
 		c.init(mint(t, service, "ålice/😀", time.Hour))
 		f := c.reply("TM-init")
-		token, _ := f.header["continuation_token"].(string)
-		if f.status("status") != 200 || len(token) != 2+presence.SessionIDLen || f.header["offline_storage"] != nil {
-			t.Fatalf("init was answered with %v", f.header)
+		token, _ := f.Header["continuation_token"].(string)
+		if f.Status("status") != 200 || len(token) != 2+presence.SessionIDLen || f.Header["offline_storage"] != nil {
+			t.Fatalf("init was answered with %v", f.Header)
 		}
 		if n.store.users[user("ålice/😀")].Online != presence.True {
 			t.Error("the user is not online once init was answered")
@@ -55,8 +56,8 @@ func TestSDKStartUp(t *testing.T) {
 
 		mine := c.ask("GET", "/v3/Maps/"+objects["my_conversations"].(string), "", "")
 		info := c.ask("GET", "/v3/Maps/"+objects["my_user_info"].(string), `{"Include":"items"}`, "")
-		conversations := c.reply(mine).payload
-		me := c.reply(info).payload
+		conversations := c.reply(mine).Payload
+		me := c.reply(info).Payload
 		if conversations["sid"] != objects["my_conversations"] || conversations["last_event_id"] != 1. || conversations["items"] != nil {
 			t.Errorf("map of conversations = %v", conversations)
 		}
@@ -103,12 +104,12 @@ func TestSDKStartUp(t *testing.T) {
 		c.frame(`{"id":"TM-t","method":"telemetry.v1","events":[]}`, "") // is not answered
 		for _, method := range []string{"put_notification_ctx", "delete_notification_ctx"} {
 			c.frame(`{"id":"TM-ctx","method":"`+method+`","notification_ctx_id":"x"}`, "")
-			if got := c.reply("TM-ctx").status("status"); got != 200 {
+			if got := c.reply("TM-ctx").Status("status"); got != 200 {
 				t.Errorf("%s was answered with %d", method, got)
 			}
 		}
 		c.frame(`{"id":"TM-u","method":"unheard.of"}`, "")
-		if got := c.reply("TM-u").status("status"); got != 400 {
+		if got := c.reply("TM-u").Status("status"); got != 400 {
 			t.Errorf("an unknown method was answered with %d; want 400", got)
 		}
 		for name, want := range map[string]float64{
@@ -137,8 +138,8 @@ func TestSDKContinuation(t *testing.T) {
 			c.read()
 			c.frame(`{"id":"TM-init","method":"init","token":"`+mint(t, service, "alice", time.Hour)+`","continuation_token":`+given+`}`, "")
 			f := c.reply("TM-init")
-			if kept := fmt.Sprintf("%q", f.header["continuation_token"]) == given; kept != strings.HasPrefix(given, `"CT`) {
-				t.Errorf("given %s it has %v", given, f.header["continuation_token"])
+			if kept := fmt.Sprintf("%q", f.Header["continuation_token"]) == given; kept != strings.HasPrefix(given, `"CT`) {
+				t.Errorf("given %s it has %v", given, f.Header["continuation_token"])
 			}
 		}
 	})
@@ -194,12 +195,12 @@ func TestSDKRefused(t *testing.T) {
 				c.read()
 				c.init(tt.token)
 				f := c.reply("TM-init")
-				st, _ := f.header["status"].(map[string]any)
-				if f.status("status") != tt.status || st["errorCode"] != float64(tt.code) || st["description"] != tt.code.Text() || st["status"] != http.StatusText(tt.status) {
-					t.Errorf("init was answered with %v; want %d, error %d", f.header, tt.status, tt.code)
+				st, _ := f.Header["status"].(map[string]any)
+				if f.Status("status") != tt.status || st["errorCode"] != float64(tt.code) || st["description"] != tt.code.Text() || st["status"] != http.StatusText(tt.status) {
+					t.Errorf("init was answered with %v; want %d, error %d", f.Header, tt.status, tt.code)
 				}
-				if back := strings.Contains(f.text, `"reconnect_min_ms":30000`); back != (tt.status == 429) {
-					t.Errorf("payload of the refusal = %s", f.text)
+				if back := strings.Contains(f.Text, `"reconnect_min_ms":30000`); back != (tt.status == 429) {
+					t.Errorf("payload of the refusal = %s", f.Text)
 				}
 				c.closes(tt.close, 0)
 				synctest.Wait()
@@ -225,21 +226,21 @@ func TestSDKViolations(t *testing.T) {
 		count string
 	}{
 		"no init":            {true, func(*node, *sdk) {}, gateway.CloseNoHello, ""},
-		"not init":           {true, binary(sdkText(`{"id":"1","method":"message"}`, "")), gateway.CloseBadRequest, "unknown"},
-		"close before init":  {true, binary(sdkText(`{"id":"1","method":"close"}`, "")), gateway.CloseBadRequest, "unknown"},
-		"reply before init":  {true, binary(sdkText(`{"id":"1","method":"reply"}`, "")), gateway.CloseBadRequest, "unknown"},
+		"not init":           {true, binary(testkit.TwilsockText(`{"id":"1","method":"message"}`, "")), gateway.CloseBadRequest, "unknown"},
+		"close before init":  {true, binary(testkit.TwilsockText(`{"id":"1","method":"close"}`, "")), gateway.CloseBadRequest, "unknown"},
+		"reply before init":  {true, binary(testkit.TwilsockText(`{"id":"1","method":"reply"}`, "")), gateway.CloseBadRequest, "unknown"},
 		"garbage at first":   {true, binary("GET / HTTP/1.1\r\n\r\n"), gateway.CloseBadRequest, "malformed"},
 		"native at first":    {true, func(_ *node, c *sdk) { c.send(`{"type":"hello"}`) }, gateway.CloseBadRequest, "malformed"},
-		"init in a text":     {true, func(_ *node, c *sdk) { c.send(sdkText(`{"id":"1","method":"init"}`, "")) }, gateway.CloseBadRequest, "malformed"},
-		"text":               {false, func(_ *node, c *sdk) { c.send(sdkText(`{"id":"1","method":"close"}`, "")) }, gateway.CloseBadRequest, "malformed"},
+		"init in a text":     {true, func(_ *node, c *sdk) { c.send(testkit.TwilsockText(`{"id":"1","method":"init"}`, "")) }, gateway.CloseBadRequest, "malformed"},
+		"text":               {false, func(_ *node, c *sdk) { c.send(testkit.TwilsockText(`{"id":"1","method":"close"}`, "")) }, gateway.CloseBadRequest, "malformed"},
 		"text of no UTF-8":   {false, func(_ *node, c *sdk) { c.send("\xff") }, gateway.CloseBadRequest, "malformed"},
-		"second init":        {false, binary(sdkText(`{"id":"1","method":"init","token":"x"}`, "")), gateway.CloseBadRequest, "hello"},
+		"second init":        {false, binary(testkit.TwilsockText(`{"id":"1","method":"init","token":"x"}`, "")), gateway.CloseBadRequest, "hello"},
 		"garbage":            {false, binary("\x00\xff"), gateway.CloseBadRequest, "malformed"},
 		"empty":              {false, binary(""), gateway.CloseBadRequest, "malformed"},
 		"lying length":       {false, binary("TWILSOCK V3.0 5\r\n{\"id\":\"1\"}\r\n"), gateway.CloseBadRequest, "malformed"},
 		"lying payload":      {false, binary("TWILSOCK V3.0 27\r\n{\"id\":\"1\",\"payload_size\":3}\r\nab"), gateway.CloseBadRequest, "malformed"},
-		"deep header":        {false, binary(sdkText(`{"id":"1","x":`+deep+`}`, "")), gateway.CloseBadRequest, "malformed"},
-		"header of no UTF-8": {false, binary(sdkText("{\"id\":\"\xff\"}", "")), gateway.CloseBadRequest, "malformed"},
+		"deep header":        {false, binary(testkit.TwilsockText(`{"id":"1","x":`+deep+`}`, "")), gateway.CloseBadRequest, "malformed"},
+		"header of no UTF-8": {false, binary(testkit.TwilsockText("{\"id\":\"\xff\"}", "")), gateway.CloseBadRequest, "malformed"},
 		"too big":            {false, binary(strings.Repeat("x", 64<<10+1)), gateway.CloseTooBig, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -289,8 +290,8 @@ func TestSDKToken(t *testing.T) {
 		c.reply("TM-init")
 		begin := time.Now()
 		f := c.take()
-		if f.header["method"] != "client_update" || f.header["client_update_type"] != "token_about_to_expire" || f.header["id"] == "" {
-			t.Fatalf("got %v; want a warning", f.header)
+		if f.Header["method"] != "client_update" || f.Header["client_update_type"] != "token_about_to_expire" || f.Header["id"] == "" {
+			t.Fatalf("got %v; want a warning", f.Header)
 		}
 		if at := time.Since(begin); at < 4*time.Minute+29*time.Second || at > 4*time.Minute+31*time.Second {
 			t.Errorf("warned after %v; want 30 s before 5 min", at)
@@ -308,17 +309,17 @@ func TestSDKToken(t *testing.T) {
 			id := fmt.Sprint("TM-u", i)
 			c.frame(`{"id":"`+id+`","method":"update","token":"`+tt.token+`"}`, "")
 			f := c.reply(id)
-			if st, _ := f.header["status"].(map[string]any); f.status("status") != tt.status || st["errorCode"] != float64(tt.code) {
-				t.Errorf("update %d was answered with %v; want %d, %d", i, f.header, tt.status, tt.code)
+			if st, _ := f.Header["status"].(map[string]any); f.Status("status") != tt.status || st["errorCode"] != float64(tt.code) {
+				t.Errorf("update %d was answered with %v; want %d, %d", i, f.Header, tt.status, tt.code)
 			}
 		}
 		c.frame(`{"id":"TM-ok","method":"update","token":"`+mint(t, service, "alice", 10*time.Minute)+`"}`, "")
-		if f := c.reply("TM-ok"); f.status("status") != 200 || f.text != "" {
+		if f := c.reply("TM-ok"); f.Status("status") != 200 || f.Text != "" {
 			t.Errorf("update was answered with %v", f)
 		}
 		begin = time.Now()
-		if f := c.take(); f.header["method"] != "client_update" {
-			t.Errorf("got %v; want a warning", f.header)
+		if f := c.take(); f.Header["method"] != "client_update" {
+			t.Errorf("got %v; want a warning", f.Header)
 		}
 		if hint := c.closes(gateway.CloseTokenExpired, 0); hint != 0 {
 			t.Errorf("the close has a hint of %v ms", hint)
@@ -521,18 +522,18 @@ func TestSDKRate(t *testing.T) {
 			t.Errorf("refusal = %v; want to ask again in 20 ms", body)
 		}
 		c.frame(`{"id":"TM-u","method":"update","token":"`+mint(t, service, "alice", 2*time.Hour)+`"}`, "")
-		if got := c.reply("TM-u").status("status"); got != 200 {
+		if got := c.reply("TM-u").Status("status"); got != 200 {
 			t.Errorf("update was answered with %d; want 200: the SDK would close over a refusal", got)
 		}
 		time.Sleep(time.Second)
 		for range 50 {
 			c.alive()
 		}
-		c.refused(429, gateway.ErrorRateLimited, "GET", "/v3/Maps/"+mapOf("alice"), "")
+		c.refused(429, gateway.ErrorRateLimited, "GET", "/v3/Maps/"+testkit.UserMap("alice"), "")
 		c.refused(429, gateway.ErrorRateLimited, "POST", "/v4/Subscriptions", "")
 		c.refused(429, gateway.ErrorRateLimited, "GET", "/no/such/thing", "")
 		go func() {
-			for c.conn.Write(t.Context(), websocket.MessageBinary, []byte(sdkText(`{"id":"x","method":"message"}`, ""))) == nil {
+			for c.conn.Write(t.Context(), websocket.MessageBinary, []byte(testkit.TwilsockText(`{"id":"x","method":"message"}`, ""))) == nil {
 			}
 		}()
 		if hint := c.closes(gateway.CloseRateLimited, 308); hint < 200 {
@@ -571,7 +572,7 @@ func TestSDKAcknowledgements(t *testing.T) {
 		}
 		c.refused(429, gateway.ErrorRateLimited, "GET", "/Client/v2/Configuration", "")
 		go func() {
-			for c.conn.Write(t.Context(), websocket.MessageBinary, []byte(sdkText(`{"id":"x","method":"reply"}`, ""))) == nil {
+			for c.conn.Write(t.Context(), websocket.MessageBinary, []byte(testkit.TwilsockText(`{"id":"x","method":"reply"}`, ""))) == nil {
 			}
 		}()
 		c.closes(gateway.CloseRateLimited, 308)
@@ -593,10 +594,10 @@ func TestSDKCredit(t *testing.T) {
 		var objects []string
 		for i := range users {
 			f := c.take()
-			if f.status("http_status") != 200 {
+			if f.Status("http_status") != 200 {
 				t.Fatalf("getUser %d = %v", i, f)
 			}
-			objects = append(objects, f.payload["sync_objects"].(map[string]any)["user_info_map"].(string))
+			objects = append(objects, f.Payload["sync_objects"].(map[string]any)["user_info_map"].(string))
 		}
 		for i, sid := range objects {
 			m := c.must(200, "GET", "/v3/Maps/"+sid, `{"Include":"items"}`, "")
@@ -608,9 +609,9 @@ func TestSDKCredit(t *testing.T) {
 		}
 		// 101 of 200 are spent; the maps' credit is too.
 		for range 99 {
-			c.must(200, "GET", "/v3/Maps/"+mapOf("alice"), "", "")
+			c.must(200, "GET", "/v3/Maps/"+testkit.UserMap("alice"), "", "")
 		}
-		c.refused(429, gateway.ErrorRateLimited, "GET", "/v3/Maps/"+mapOf("alice"), "")
+		c.refused(429, gateway.ErrorRateLimited, "GET", "/v3/Maps/"+testkit.UserMap("alice"), "")
 	})
 }
 
@@ -627,18 +628,18 @@ func TestSDKCreditIsBounded(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		for range 300 {
-			c.must(200, "GET", "/v3/Maps/"+mapOf("alice"), "", "")
+			c.must(200, "GET", "/v3/Maps/"+testkit.UserMap("alice"), "", "")
 		}
-		c.refused(429, gateway.ErrorRateLimited, "GET", "/v3/Maps/"+mapOf("alice"), "")
+		c.refused(429, gateway.ErrorRateLimited, "GET", "/v3/Maps/"+testkit.UserMap("alice"), "")
 		// A user that is not there earns nothing.
 		time.Sleep(10 * time.Second)
 		for range 50 {
 			c.refused(404, gateway.ErrorNoUser, "GET", usersPath("nobody"), "")
 		}
 		for range 150 {
-			c.must(200, "GET", "/v3/Maps/"+mapOf("alice"), "", "")
+			c.must(200, "GET", "/v3/Maps/"+testkit.UserMap("alice"), "", "")
 		}
-		c.refused(429, gateway.ErrorRateLimited, "GET", "/v3/Maps/"+mapOf("alice"), "")
+		c.refused(429, gateway.ErrorRateLimited, "GET", "/v3/Maps/"+testkit.UserMap("alice"), "")
 	})
 }
 
@@ -651,7 +652,7 @@ func TestSDKSlowReader(t *testing.T) {
 		var objects []string
 		const users = 40
 		for i := range users {
-			objects = append(objects, object(mapOf(fmt.Sprint("user-", i)), "null"))
+			objects = append(objects, object(testkit.UserMap(fmt.Sprint("user-", i)), "null"))
 			n.store.set(user(fmt.Sprint("user-", i)), presence.False)
 		}
 		c.ask("POST", "/v4/Subscriptions", "", subscriptionsBody("establish", objects...))
@@ -679,7 +680,7 @@ func TestSDKSlowReader(t *testing.T) {
 			f := c.take()
 			frames++
 			c.notes = append(c.notes, f)
-			if f.payload["event_type"] == "subscription_established" {
+			if f.Payload["event_type"] == "subscription_established" {
 				c.told("subscription_established")
 				continue
 			}
@@ -717,7 +718,7 @@ func TestSDKTooManyAnswers(t *testing.T) {
 		c := n.dialSDK()
 		c.init(mint(t, service, "alice", time.Hour))
 		for range 200 {
-			if c.conn.Write(t.Context(), websocket.MessageBinary, []byte(sdkText(`{"id":"x","method":"message"}`, ""))) != nil {
+			if c.conn.Write(t.Context(), websocket.MessageBinary, []byte(testkit.TwilsockText(`{"id":"x","method":"message"}`, ""))) != nil {
 				break
 			}
 		}
@@ -743,13 +744,13 @@ func TestSDKLargeAnswers(t *testing.T) {
 		const requests = 100
 		go func() {
 			for i := range requests {
-				c.frame(fmt.Sprintf(`{"id":"TM-%d","method":"message","http_request":{"method":"GET","path":"/v3/Maps/%s","params":{"Include":"items"}}}`, i, mapOf("bob")), "")
+				c.frame(fmt.Sprintf(`{"id":"TM-%d","method":"message","http_request":{"method":"GET","path":"/v3/Maps/%s","params":{"Include":"items"}}}`, i, testkit.UserMap("bob")), "")
 			}
 		}()
 		for i := range requests {
 			time.Sleep(100 * time.Millisecond)
-			if f := c.reply(fmt.Sprint("TM-", i)); f.status("http_status") != 200 || len(f.text) < 8<<10 {
-				t.Fatalf("answer %d is %v with %d bytes", i, f.header, len(f.text))
+			if f := c.reply(fmt.Sprint("TM-", i)); f.Status("http_status") != 200 || len(f.Text) < 8<<10 {
+				t.Fatalf("answer %d is %v with %d bytes", i, f.Header, len(f.Text))
 			}
 		}
 		c.alive()
@@ -768,11 +769,11 @@ func TestSDKWaiting(t *testing.T) {
 		n.wantWaits(1, nil)
 		for _, r := range []struct{ method, path, body string }{
 			{"GET", usersPath("bob"), ""},
-			{"GET", "/v3/Maps/" + mapOf("alice"), ""},
-			{"GET", "/v3/Maps/" + mapOf("alice") + "/Items", ""},
+			{"GET", "/v3/Maps/" + testkit.UserMap("alice"), ""},
+			{"GET", "/v3/Maps/" + testkit.UserMap("alice") + "/Items", ""},
 			{"POST", usersPath("alice"), `{"friendly_name":"x"}`},
-			{"POST", "/v4/Subscriptions", subscriptionsBody("establish", object(mapOf("bob"), "1"))},
-			{"POST", "/v4/Subscriptions", subscriptionsBody("cancel", object(mapOf("bob"), ""))},
+			{"POST", "/v4/Subscriptions", subscriptionsBody("establish", object(testkit.UserMap("bob"), "1"))},
+			{"POST", "/v4/Subscriptions", subscriptionsBody("cancel", object(testkit.UserMap("bob"), ""))},
 			{"POST", "/v1/registrations", `{"channel_type":"fcm","data":{"registration_id":"x"}}`},
 			{"DELETE", "/v1/registrations/BS1", "{}"},
 			{"DELETE", "/v1/registrations", `{"binding_type":"fcm","address":"x"}`},
@@ -782,17 +783,17 @@ func TestSDKWaiting(t *testing.T) {
 			}
 		}
 		c.frame(`{"id":"TM-u","method":"update","token":"`+mint(t, service, "alice", time.Hour)+`"}`, "")
-		if got := c.reply("TM-u").status("status"); got != 200 {
+		if got := c.reply("TM-u").Status("status"); got != 200 {
 			t.Errorf("update was answered with %d", got)
 		}
 		time.Sleep(20 * time.Second)
 		c.none()
 		n.store.setAway(false)
-		if got := c.reply("TM-init").status("status"); got != 200 {
+		if got := c.reply("TM-init").Status("status"); got != 200 {
 			t.Errorf("init was answered with %d", got)
 		}
 		n.wantWaits(0, map[string]float64{"let_in": 1})
-		c.subscribe("establish", object(mapOf("alice"), "null"))
+		c.subscribe("establish", object(testkit.UserMap("alice"), "null"))
 		if got := c.items(); len(got) != 3 {
 			t.Errorf("replayed %v; want three items", got)
 		}
@@ -810,9 +811,9 @@ func TestSDKStoreAway(t *testing.T) {
 		n.store.setAway(true)
 		for _, r := range []struct{ method, path, body string }{
 			{"GET", usersPath("alice"), ""},
-			{"GET", "/v3/Maps/" + mapOf("bob"), ""},
+			{"GET", "/v3/Maps/" + testkit.UserMap("bob"), ""},
 			{"POST", usersPath("alice"), `{"attributes":"{}"}`},
-			{"POST", "/v4/Subscriptions", subscriptionsBody("establish", object(mapOf("bob"), "1"))},
+			{"POST", "/v4/Subscriptions", subscriptionsBody("establish", object(testkit.UserMap("bob"), "1"))},
 			{"POST", "/v1/registrations", `{"channel_type":"fcm","data":{"registration_id":"x"}}`},
 		} {
 			if body := c.refused(503, gateway.ErrorUnavailable, r.method, r.path, r.body); body["retry_after_ms"].(float64) < 1 {
@@ -822,7 +823,7 @@ func TestSDKStoreAway(t *testing.T) {
 		c.alive()
 		time.Sleep(time.Minute)
 		n.store.setAway(false)
-		c.subscribe("establish", object(mapOf("bob"), "1"))
+		c.subscribe("establish", object(testkit.UserMap("bob"), "1"))
 		c.items()
 		c.told("subscription_established")
 	})
@@ -836,26 +837,26 @@ func TestSDKSubscriptionsLimit(t *testing.T) {
 		for group := range 10 {
 			var objects []string
 			for i := range 100 {
-				objects = append(objects, object(mapOf(fmt.Sprint("user-", group, "-", i)), "1"))
+				objects = append(objects, object(testkit.UserMap(fmt.Sprint("user-", group, "-", i)), "1"))
 			}
 			c.subscribe("establish", objects...)
 			for range 2 {
 				f := c.take()
-				if f.header["method"] != "notification" {
+				if f.Header["method"] != "notification" {
 					t.Fatalf("got %v", f)
 				}
 			}
 		}
-		c.subscribe("establish", object("MPcYWxpY2U", "1"), object(mapOf("one more"), "1"), object(mapOf("and more"), "null"))
+		c.subscribe("establish", object("MPcYWxpY2U", "1"), object(testkit.UserMap("one more"), "1"), object(testkit.UserMap("and more"), "null"))
 		f := c.note("subscription_failed")
-		events, _ := f.payload["events"].([]any)
+		events, _ := f.Payload["events"].([]any)
 		if len(events) != 2 {
 			t.Fatalf("failed %v; want two", events)
 		}
 		for i, e := range events {
 			e, _ := e.(map[string]any)
 			failure, _ := e["error"].(map[string]any)
-			if e["object_sid"] != mapOf([]string{"one more", "and more"}[i]) || failure["status"] != 429. || failure["code"] != float64(gateway.ErrorSubscriptions) {
+			if e["object_sid"] != testkit.UserMap([]string{"one more", "and more"}[i]) || failure["status"] != 429. || failure["code"] != float64(gateway.ErrorSubscriptions) {
 				t.Errorf("event %v; want error %d", e, gateway.ErrorSubscriptions)
 			}
 		}
@@ -867,9 +868,9 @@ func TestSDKSubscriptionsLimit(t *testing.T) {
 		}
 		n.store.set(user("user-3-3"), presence.True)
 		c.items()
-		c.subscribe("cancel", object(mapOf("user-0-0"), ""))
+		c.subscribe("cancel", object(testkit.UserMap("user-0-0"), ""))
 		c.told("subscription_canceled")
-		c.subscribe("establish", object(mapOf("one more"), "1"))
+		c.subscribe("establish", object(testkit.UserMap("one more"), "1"))
 		c.items()
 		c.told("subscription_established")
 	})
@@ -896,7 +897,7 @@ func TestSDKReplay(t *testing.T) {
 				n.store.set(user("bob"), presence.False)
 				rev := n.store.revision(user("bob"))
 				c := n.arrive("alice")
-				c.subscribe("establish", object(mapOf("bob"), tt.last(rev)))
+				c.subscribe("establish", object(testkit.UserMap("bob"), tt.last(rev)))
 				id, last := tt.want(rev)
 				if id != 0 {
 					want := []string{
@@ -928,7 +929,7 @@ func TestSDKAgain(t *testing.T) {
 		c := n.arrive("alice")
 		for range 3 {
 			last := fmt.Sprint(n.store.revision(user("bob")))
-			c.subscribe("establish", object(mapOf("bob"), last), object(mapOf("bob"), last))
+			c.subscribe("establish", object(testkit.UserMap("bob"), last), object(testkit.UserMap("bob"), last))
 			if diff := cmp.Diff([]string{"bob " + last, "bob " + last}, c.told("subscription_established")); diff != "" {
 				t.Errorf("established (-want +got):\n%s", diff)
 			}
@@ -949,10 +950,10 @@ func TestSDKCancel(t *testing.T) {
 		n.store.set(user("bob"), presence.False)
 		n.store.set(user("cyd"), presence.False)
 		c := n.arrive("alice")
-		c.subscribe("establish", object(mapOf("bob"), "5000"), object(mapOf("cyd"), "null"))
+		c.subscribe("establish", object(testkit.UserMap("bob"), "5000"), object(testkit.UserMap("cyd"), "null"))
 		c.items()
 		c.told("subscription_established")
-		c.subscribe("cancel", object(mapOf("bob"), ""), object(mapOf("never"), ""), object("MPnonsense", ""), object("MPcYWxpY2U", ""))
+		c.subscribe("cancel", object(testkit.UserMap("bob"), ""), object(testkit.UserMap("never"), ""), object("MPnonsense", ""), object("MPcYWxpY2U", ""))
 		if got := c.told("subscription_canceled"); len(got) != 4 || got[0] != "bob" {
 			t.Errorf("cancelled %v; want all that was asked for", got)
 		}
@@ -962,7 +963,7 @@ func TestSDKCancel(t *testing.T) {
 			t.Errorf("got %v; want cyd's event alone", got)
 		}
 		// What it once claimed to know of bob is forgotten.
-		c.subscribe("establish", object(mapOf("bob"), "null"))
+		c.subscribe("establish", object(testkit.UserMap("bob"), "null"))
 		rev := n.store.revision(user("bob"))
 		if got := c.items(); !strings.HasPrefix(got[0], fmt.Sprint(rev, " bob")) {
 			t.Errorf("replayed %v; want revision %d", got, rev)
@@ -1023,7 +1024,7 @@ func TestSDKAnotherUser(t *testing.T) {
 			t.Errorf("deleted (-want +got):\n%s", diff)
 		}
 		c.refused(404, gateway.ErrorNoUser, "GET", usersPath("bob"), "")
-		c.refused(404, gateway.ErrorNoMap, "GET", "/v3/Maps/"+mapOf("bob"), "")
+		c.refused(404, gateway.ErrorNoMap, "GET", "/v3/Maps/"+testkit.UserMap("bob"), "")
 		n.store.set(user("bob"), presence.True)
 		gone[2] = `reachability {"notifiable":null,"online":true}`
 		if diff := cmp.Diff(gone, kinds(c.items())); diff != "" {
@@ -1127,11 +1128,11 @@ func TestSDKWrongRequests(t *testing.T) {
 			{"GET", "/v3/Maps/", "", 404, gateway.ErrorNoMap},
 			{"GET", "/v3/Maps/nonsense", "", 404, gateway.ErrorNoMap},
 			{"GET", "/v3/Maps/MP00000000000000000000000000000000", "", 404, gateway.ErrorNoMap},
-			{"GET", "/v3/Maps/" + mapOf("nobody"), "", 404, gateway.ErrorNoMap},
-			{"GET", "/v3/Maps/" + mapOf("\xff"), "", 404, gateway.ErrorNoMap},
+			{"GET", "/v3/Maps/" + testkit.UserMap("nobody"), "", 404, gateway.ErrorNoMap},
+			{"GET", "/v3/Maps/" + testkit.UserMap("\xff"), "", 404, gateway.ErrorNoMap},
 			{"GET", "/v3/Maps/MPcYm9i", "", 404, gateway.ErrorNoMap}, // bob's conversations
 			{"GET", "/v3/Maps/MPcYm9i/Items", "", 404, gateway.ErrorNoMap},
-			{"GET", "/v3/Documents/" + mapOf("alice"), "", 404, gateway.ErrorUnsupported},
+			{"GET", "/v3/Documents/" + testkit.UserMap("alice"), "", 404, gateway.ErrorUnsupported},
 			{"POST", "/v4/Subscriptions", "", 400, gateway.ErrorBadField},
 			{"POST", "/v4/Subscriptions", "{}", 400, gateway.ErrorBadField},
 			{"POST", "/v4/Subscriptions", "null", 400, gateway.ErrorBadField},
@@ -1161,9 +1162,9 @@ func TestSDKWrongRequests(t *testing.T) {
 			t.Errorf("%d subscriptions; want none", got)
 		}
 		// Objects that there are not fail each by itself, and those that there are do not.
-		c.subscribe("establish", object(mapOf("alice"), "null"), object("MPcYm9i", "1"), `{"object_sid":"`+mapOf("bob")+`","object_type":"document"}`,
-			object("ESabc", "1"), object(mapOf(long), "1"), object(mapOf("\xff"), "1"), `{}`)
-		if events, _ := c.note("subscription_failed").payload["events"].([]any); len(events) != 6 {
+		c.subscribe("establish", object(testkit.UserMap("alice"), "null"), object("MPcYm9i", "1"), `{"object_sid":"`+testkit.UserMap("bob")+`","object_type":"document"}`,
+			object("ESabc", "1"), object(testkit.UserMap(long), "1"), object(testkit.UserMap("\xff"), "1"), `{}`)
+		if events, _ := c.note("subscription_failed").Payload["events"].([]any); len(events) != 6 {
 			t.Errorf("failed %v; want six", events)
 		} else {
 			for _, e := range events {
@@ -1182,8 +1183,8 @@ func TestSDKWrongRequests(t *testing.T) {
 		}
 		for id, want := range map[string]string{"0": "0", "-7": "-7", "1.5e3": "1.5e3", "17953299749780000000000000": "17953299749780000000000000"} {
 			c.must(202, "POST", "/v4/Subscriptions", "", `{"action":"cancel","correlation_id":`+id+`,"requests":[]}`)
-			if f := c.note("subscription_canceled"); !strings.Contains(f.text, `"correlation_id":`+want+`,`) {
-				t.Errorf("correlation_id %s came back as %s", id, f.text)
+			if f := c.note("subscription_canceled"); !strings.Contains(f.Text, `"correlation_id":`+want+`,`) {
+				t.Errorf("correlation_id %s came back as %s", id, f.Text)
 			}
 		}
 		c.alive()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/rollcall-presence/rollcall/fanout"
 	"github.com/rollcall-presence/rollcall/gateway"
+	"github.com/rollcall-presence/rollcall/internal/testkit"
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
@@ -23,10 +24,7 @@ func clientFrame(header, payload string) string {
 }
 
 // sent is a frame of the server, read back.
-type sent struct {
-	header  map[string]any
-	payload map[string]any // nil if there is none
-}
+type sent testkit.Twilsock
 
 // messages cuts what goes to the socket into the WebSocket messages that it is.
 func messages(t testing.TB, b []byte) (list [][]byte) {
@@ -58,41 +56,24 @@ func readBack(t testing.TB, b []byte) sent {
 	return readMessage(t, list[0])
 }
 
-func readMessage(t testing.TB, data []byte) (s sent) {
+func readMessage(t testing.TB, data []byte) sent {
 	t.Helper()
-	line, rest, ok := strings.Cut(string(data), crlf)
-	n, err := strconv.Atoi(strings.TrimPrefix(line, protocolLine))
-	if !ok || err != nil || n > len(rest) || !strings.HasPrefix(rest[n:], crlf) {
-		t.Fatalf("frame %q has no header of its length", data)
+	f, err := testkit.ReadTwilsock(string(data))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := json.Unmarshal([]byte(rest[:n]), &s.header); err != nil {
-		t.Fatalf("header %q: %v", rest[:n], err)
+	if want := map[bool]any{true: "application/json"}[f.Text != ""]; f.Header["payload_type"] != want {
+		t.Fatalf("payload_type = %v of %q", f.Header["payload_type"], f.Text)
 	}
-	payload := rest[n+len(crlf):]
-	if size := s.header["payload_size"]; size != float64(len(payload)) {
-		t.Fatalf("payload_size = %v of %d bytes", size, len(payload))
-	}
-	if payload == "" {
-		if _, ok := s.header["payload_type"]; ok {
-			t.Fatalf("header %v names the type of no payload", s.header)
-		}
-		return s
-	}
-	if s.header["payload_type"] != "application/json" {
-		t.Fatalf("payload_type = %v", s.header["payload_type"])
-	}
-	if err := json.Unmarshal([]byte(payload), &s.payload); err != nil {
-		t.Fatalf("payload %q: %v", payload, err)
-	}
-	return s
+	return sent(f)
 }
 
 // events are the items that a notification tells of: "id key data" each.
 func (s sent) events(t testing.TB) (list []string) {
 	t.Helper()
-	events, _ := s.payload["events"].([]any)
-	if s.header["method"] != "notification" || s.header["message_type"] != "twilio.sync.event" || s.header["id"] == "" ||
-		s.payload["event_type"] != "map_item_updated" || s.payload["event_protocol_version"] != 4. || len(events) == 0 {
+	events, _ := s.Payload["events"].([]any)
+	if s.Header["method"] != "notification" || s.Header["message_type"] != "twilio.sync.event" || s.Header["id"] == "" ||
+		s.Payload["event_type"] != "map_item_updated" || s.Payload["event_protocol_version"] != 4. || len(events) == 0 {
 		t.Fatalf("frame %v; want a notification of items", s)
 	}
 	for _, e := range events {
@@ -209,7 +190,7 @@ func TestLargeFrames(t *testing.T) {
 	if err != nil || string(m.payload) != big {
 		t.Errorf("decode of %d bytes = %d bytes, %v", len(big), len(m.payload), err)
 	}
-	if got := readBack(t, encodeAnswer("1", 200, "OK", map[string]string{"x": big})); got.payload["x"] != big {
+	if got := readBack(t, encodeAnswer("1", 200, "OK", map[string]string{"x": big})); got.Payload["x"] != big {
 		t.Error("a large answer reads back as another")
 	}
 }
@@ -260,8 +241,8 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("decode takes %q and one byte more", data)
 		}
 		// Its id comes back as it was.
-		if got := readBack(t, encodeAnswer(m.ID, 200, "OK", struct{}{})); got.header["id"] != m.ID {
-			t.Fatalf("id %q was answered as %q", m.ID, got.header["id"])
+		if got := readBack(t, encodeAnswer(m.ID, 200, "OK", struct{}{})); got.Header["id"] != m.ID {
+			t.Fatalf("id %q was answered as %q", m.ID, got.Header["id"])
 		}
 	})
 }
@@ -426,7 +407,7 @@ func TestStatuses(t *testing.T) {
 		wantHeader := map[string]any{"method": "reply", "id": "TM1", "payload_size": 0., "status": map[string]any{
 			"code": float64(want), "status": http.StatusText(want), "description": e.Text, "errorCode": float64(e.Code),
 		}}
-		if diff := cmp.Diff(wantHeader, got.header); diff != "" {
+		if diff := cmp.Diff(wantHeader, got.Header); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", e.Name, diff)
 		}
 	}
@@ -460,12 +441,12 @@ func TestRefusals(t *testing.T) {
 		{gateway.ErrorTokenSignature, gateway.CloseBadToken, 401, 0},
 	} {
 		got := readBack(t, encodeRefusal("TM1", &gateway.Problem{Code: tt.code, Close: tt.close}))
-		st, _ := got.header["status"].(map[string]any)
-		if got.header["method"] != "reply" || got.header["id"] != "TM1" || st["code"] != float64(tt.want) || st["status"] != http.StatusText(tt.want) ||
+		st, _ := got.Header["status"].(map[string]any)
+		if got.Header["method"] != "reply" || got.Header["id"] != "TM1" || st["code"] != float64(tt.want) || st["status"] != http.StatusText(tt.want) ||
 			st["description"] != tt.code.Text() || st["errorCode"] != float64(tt.code) {
-			t.Errorf("refusal of %d, %d = %v; want status %d", tt.code, tt.close, got.header, tt.want)
+			t.Errorf("refusal of %d, %d = %v; want status %d", tt.code, tt.close, got.Header, tt.want)
 		}
-		policy, _ := got.payload["backoff_policy"].(map[string]any)
+		policy, _ := got.Payload["backoff_policy"].(map[string]any)
 		if retry, _ := policy["reconnect_min_ms"].(float64); retry != tt.retry {
 			t.Errorf("refusal of %d, %d: come back after %v ms; want %v", tt.code, tt.close, retry, tt.retry)
 		}
@@ -496,13 +477,13 @@ func TestInitReply(t *testing.T) {
 		"quotes inside": {"CT" + strings.Repeat(`"`, presence.SessionIDLen), own, "INVALID"},
 	} {
 		got := readBack(t, encodeInit("TM1", tt.given, gateway.Welcome{Session: session}))
-		want := sent{header: map[string]any{
+		want := sent{Header: map[string]any{
 			"method": "reply", "id": "TM1", "status": map[string]any{"code": 200., "status": "OK"}, "payload_size": 0.,
 			"capabilities": []any{"client_update"}, "continuation_token": tt.token,
 			"continuation_token_status": map[string]any{"reissued": tt.reason != "", "reissue_reason": tt.reason, "reissue_message": ""},
 			"init_registrations":        []any{map[string]any{"product": "ip_messaging", "type": "ers", "status": map[string]any{"code": 201., "status": "CREATED"}}},
 		}}
-		if diff := cmp.Diff(want, got, cmp.AllowUnexported(sent{})); diff != "" {
+		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
@@ -523,8 +504,8 @@ func TestClosing(t *testing.T) {
 		code, ok := want[c.Code]
 		if c.Code == gateway.CloseBadToken {
 			// Not a close frame, after which it could not take another token for a while.
-			if got := readBack(t, h.Closing(c.Code, 0)); got.header["client_update_type"] != "token_about_to_expire" {
-				t.Errorf("%s: Closing = %v; want a wish for another token", c.Name, got.header)
+			if got := readBack(t, h.Closing(c.Code, 0)); got.Header["client_update_type"] != "token_about_to_expire" {
+				t.Errorf("%s: Closing = %v; want a wish for another token", c.Name, got.Header)
 			}
 			continue
 		}
@@ -541,13 +522,13 @@ func TestClosing(t *testing.T) {
 				continue
 			}
 			got := readBack(t, frame)
-			st, _ := got.header["status"].(map[string]any)
-			if got.header["method"] != "close" || got.header["id"] == "" || st["code"] != float64(code) || st["status"] == "" {
-				t.Errorf("%s: Closing = %v; want status %d", c.Name, got.header, code)
+			st, _ := got.Header["status"].(map[string]any)
+			if got.Header["method"] != "close" || got.Header["id"] == "" || st["code"] != float64(code) || st["status"] == "" {
+				t.Errorf("%s: Closing = %v; want status %d", c.Name, got.Header, code)
 			}
-			policy, _ := got.payload["backoff_policy"].(map[string]any)
-			if ms, _ := policy["reconnect_min_ms"].(float64); ms != float64(retry.Milliseconds()) || retry == 0 && got.payload != nil {
-				t.Errorf("%s: payload = %v; want %v", c.Name, got.payload, retry)
+			policy, _ := got.Payload["backoff_policy"].(map[string]any)
+			if ms, _ := policy["reconnect_min_ms"].(float64); ms != float64(retry.Milliseconds()) || retry == 0 && got.Payload != nil {
+				t.Errorf("%s: payload = %v; want %v", c.Name, got.Payload, retry)
 			}
 		}
 	}

@@ -34,7 +34,7 @@ var allowed = map[string][]string{
 	"internal/keys":         {"presence"},
 	"internal/rate":         {},
 	"internal/testkit":      {},
-	"internal/testkit/rig":  {"auth", "client"},
+	"internal/testkit/rig":  {"auth", "client", "internal/testkit"},
 	"internal/arch":         {},
 
 	"internal/testkit/proxy": {},

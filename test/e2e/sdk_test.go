@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/rollcall-presence/rollcall/internal/testkit"
 	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
@@ -114,7 +115,7 @@ func admin(t *testing.T, n *rig.Node, path string) string {
 }
 
 // sdkEnds wants the connection closed with the code, whatever was said before.
-func sdkEnds(t *testing.T, c *rig.SDK, code int) (said []rig.SDKFrame) {
+func sdkEnds(t *testing.T, c *rig.SDK, code int) (said []testkit.Twilsock) {
 	t.Helper()
 	for {
 		f, err := c.Take()
@@ -137,7 +138,7 @@ var lies = []struct {
 	end  int
 	sort string
 }{
-	{"text", rig.Frame(rig.OpText, []byte(rig.SDKText(`{"id":"1","method":"init"}`, ""))), 3501, requestOf("malformed")},
+	{"text", rig.Frame(rig.OpText, []byte(testkit.TwilsockText(`{"id":"1","method":"init"}`, ""))), 3501, requestOf("malformed")},
 	{"nothing", rig.Frame(rig.OpBinary, nil), 3501, requestOf("malformed")},
 	{"HTTP", rig.Frame(rig.OpBinary, []byte("GET / HTTP/1.1\r\n\r\n")), 3501, requestOf("malformed")},
 	{"length too small", rig.Frame(rig.OpBinary, []byte("TWILSOCK V3.0 27\r\n{\"id\":\"TM1\",\"method\":\"init\"}\r\n")), 3501, requestOf("malformed")},
@@ -148,12 +149,12 @@ var lies = []struct {
 	{"payload of 2 GB", rig.Frame(rig.OpBinary, []byte("TWILSOCK V3.0 36\r\n{\"id\":\"1\",\"payload_size\":2147483647} \r\n")), 3501, requestOf("malformed")},
 	{"payload beyond 2^63", rig.Frame(rig.OpBinary, []byte("TWILSOCK V3.0 45\r\n{\"id\":\"1\",\"payload_size\":9223372036854775808}\r\n")), 3501, requestOf("malformed")},
 	{"negative payload", rig.Frame(rig.OpBinary, []byte("TWILSOCK V3.0 28\r\n{\"id\":\"1\",\"payload_size\":-1}\r\n")), 3501, requestOf("malformed")},
-	{"deep header", rig.Frame(rig.OpBinary, []byte(rig.SDKText(`{"id":"1","x":`+strings.Repeat("[", 32_000)+strings.Repeat("]", 32_000)+`}`, ""))), 3501, requestOf("malformed")},
-	{"header that never closes", rig.Frame(rig.OpBinary, []byte(rig.SDKText(`{"id":"1","x":`+strings.Repeat(`{"a":`, 12_000), ""))), 3501, requestOf("malformed")},
-	{"not UTF-8", rig.Frame(rig.OpBinary, []byte(rig.SDKText("{\"id\":\"\xff\xfe\"}", ""))), 3501, requestOf("malformed")},
-	{"half a character", rig.Frame(rig.OpBinary, []byte(rig.SDKText("{\"id\":\"\xed\xa0\x80\"}", ""))), 3501, requestOf("malformed")},
-	{"trailing bytes", rig.Frame(rig.OpBinary, []byte(rig.SDKText(`{"id":"1","method":"init"}`, "")+"more")), 3501, requestOf("malformed")},
-	{"70 KiB", rig.Frame(rig.OpBinary, []byte(rig.SDKText(`{"id":"1","x":"`+strings.Repeat("x", 70<<10)+`"}`, ""))), 1009, serverClose(1009)},
+	{"deep header", rig.Frame(rig.OpBinary, []byte(testkit.TwilsockText(`{"id":"1","x":`+strings.Repeat("[", 32_000)+strings.Repeat("]", 32_000)+`}`, ""))), 3501, requestOf("malformed")},
+	{"header that never closes", rig.Frame(rig.OpBinary, []byte(testkit.TwilsockText(`{"id":"1","x":`+strings.Repeat(`{"a":`, 12_000), ""))), 3501, requestOf("malformed")},
+	{"not UTF-8", rig.Frame(rig.OpBinary, []byte(testkit.TwilsockText("{\"id\":\"\xff\xfe\"}", ""))), 3501, requestOf("malformed")},
+	{"half a character", rig.Frame(rig.OpBinary, []byte(testkit.TwilsockText("{\"id\":\"\xed\xa0\x80\"}", ""))), 3501, requestOf("malformed")},
+	{"trailing bytes", rig.Frame(rig.OpBinary, []byte(testkit.TwilsockText(`{"id":"1","method":"init"}`, "")+"more")), 3501, requestOf("malformed")},
+	{"70 KiB", rig.Frame(rig.OpBinary, []byte(testkit.TwilsockText(`{"id":"1","x":"`+strings.Repeat("x", 70<<10)+`"}`, ""))), 1009, serverClose(1009)},
 	{"70 KiB in parts", append(rig.Frame(0x02, make([]byte, 35<<10)), rig.Frame(0x80, make([]byte, 35<<10))...), 1009, serverClose(1009)},
 	{"claims to be huge", append([]byte{rig.OpBinary, 0xff, 0, 0, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0}, make([]byte, 64<<10+1)...), 1009, serverClose(1009)},
 	{"not masked", []byte{rig.OpBinary, 2, '{', '}'}, 1002, serverClose(1002)},
@@ -216,7 +217,7 @@ func sdkRequests(t *testing.T, n *rig.Node, sid string) {
 		t.Fatalf("making a user: %d", code)
 	}
 	users := "/Client/v2/Services/" + sid + "/Users/"
-	victims := "MPc" + rig.SDKMap("victim")[3:]
+	victims := "MPc" + testkit.UserMap("victim")[3:]
 	for _, tt := range []struct {
 		name, method, path, body string
 		status, code             int
@@ -226,8 +227,8 @@ func sdkRequests(t *testing.T, n *rig.Node, sid string) {
 		{"another's map of conversations", "GET", "/v3/Maps/" + victims, "", 404, 127},
 		{"its items", "GET", "/v3/Maps/" + victims + "/Items", "", 404, 127},
 		{"no map", "GET", "/v3/Maps/ES00000000000000000000000000000000", "", 404, 127},
-		{"a map with line ends", "GET", "/v3/Maps/MPu%0a" + rig.SDKMap("victim")[3:], "", 404, 127},
-		{"a document", "GET", "/v3/Documents/" + rig.SDKMap("victim"), "", 404, 128},
+		{"a map with line ends", "GET", "/v3/Maps/MPu%0a" + testkit.UserMap("victim")[3:], "", 404, 127},
+		{"a document", "GET", "/v3/Documents/" + testkit.UserMap("victim"), "", 404, 128},
 		{"a list", "POST", "/v3/Lists", "{}", 501, 128},
 		{"a path of slashes", "GET", strings.Repeat("/", 30_000), "", 404, 128},
 		{"a path out of it", "GET", users + "../../../../v1/Services", "", 404, 128},
@@ -271,7 +272,7 @@ func sdkSubscriptions(t *testing.T, n *rig.Node, sid string) {
 	for i := range 30 {
 		objects := make([]string, 100)
 		for j := range objects {
-			objects[j] = fmt.Sprintf(`{"object_type":"map","object_sid":%q,"last_event_id":1}`, rig.SDKMap(fmt.Sprint("user ", i, " ", j)))
+			objects[j] = fmt.Sprintf(`{"object_type":"map","object_sid":%q,"last_event_id":1}`, testkit.UserMap(fmt.Sprint("user ", i, " ", j)))
 		}
 		if code, answer := c.Request("POST", "/v4/Subscriptions", "", rig.SDKSubscriptions("establish", objects...)); code != 202 {
 			t.Fatalf("request %d: %d %v", i, code, answer)
@@ -302,7 +303,7 @@ func sdkFloods(t *testing.T, n *rig.Node, sid string) {
 	for _, method := range []string{"message", "reply", "telemetry.v1", "update", "unheard.of"} {
 		t.Run(method, func(t *testing.T) {
 			c := n.SDKSession(t, sid, "mallory")
-			frame := strings.Repeat(string(rig.Frame(rig.OpBinary, []byte(rig.SDKText(`{"id":"1","method":"`+method+`","http_request":{"method":"GET","path":"/"}}`, "")))), 100)
+			frame := strings.Repeat(string(rig.Frame(rig.OpBinary, []byte(testkit.TwilsockText(`{"id":"1","method":"`+method+`","http_request":{"method":"GET","path":"/"}}`, "")))), 100)
 			var sends sync.WaitGroup
 			n.Counts(func() {
 				sends.Go(func() {
@@ -332,12 +333,12 @@ func TestSDKNeverReads(t *testing.T) {
 	if err := c.Conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
 		t.Fatal(err)
 	}
-	objects := make([]string, 400)
+	objects := make([]string, 100)
 	for i := range objects {
-		objects[i] = fmt.Sprintf(`{"object_type":"map","object_sid":%q}`, rig.SDKMap(fmt.Sprint("some rather long name of user ", i)))
+		objects[i] = fmt.Sprintf(`{"object_type":"map","object_sid":%q}`, testkit.UserMap(fmt.Sprint("some rather long name of user ", i)))
 	}
 	n.Counts(func() {
-		for range 40 { // at least 300 KB of answer each
+		for range 150 { // at least 75 KB of answer each
 			c.Ask("POST", "/v4/Subscriptions", "", rig.SDKSubscriptions("establish", objects...))
 		}
 	}, serverClose(3003))
@@ -392,12 +393,12 @@ func TestSDKTenancy(t *testing.T) {
 		{"GET", "/Client/v2/Services/" + ours + "/Users/" + only, "", 404},
 		{"GET", "/Client/v2/Services/" + ours + "%2F..%2F" + theirs + "/Users/both", "", 404},
 		{"GET", "/Client/v2/Services/" + ours + "/Users/both", "", 200},
-		{"GET", "/v3/Maps/" + rig.SDKMap("only theirs"), "", 404},
-		{"GET", "/v3/Maps/" + rig.SDKMap("only theirs") + "/Items", "", 404},
-		{"GET", "/v3/Maps/" + rig.SDKMap(theirs+":both"), "", 404},
+		{"GET", "/v3/Maps/" + testkit.UserMap("only theirs"), "", 404},
+		{"GET", "/v3/Maps/" + testkit.UserMap("only theirs") + "/Items", "", 404},
+		{"GET", "/v3/Maps/" + testkit.UserMap(theirs+":both"), "", 404},
 		{"GET", "/v3/Maps/" + only + ".info", "", 404},
-		{"GET", "/v3/Maps/" + rig.SDKMap("both"), "", 200},
-		{"GET", "/v3/Maps/" + rig.SDKMap("both") + "/Items", "", 200},
+		{"GET", "/v3/Maps/" + testkit.UserMap("both"), "", 200},
+		{"GET", "/v3/Maps/" + testkit.UserMap("both") + "/Items", "", 200},
 		{"DELETE", "/v1/registrations/" + binding, "{}", 200}, // that it is not there is no error
 		{"DELETE", "/v1/registrations", `{"binding_type":"fcm","address":"their device"}`, 200},
 		{"GET", "/Client/v2/Configuration", "", 200},
@@ -433,7 +434,7 @@ func TestSDKTenancy(t *testing.T) {
 	// Events come in order: what of theirs could have come has come before.
 	for _, e := range c.Note("map_item_updated") {
 		e, _ := e.(map[string]any)
-		if e["map_sid"] != rig.SDKMap("both") || e["item_key"] != "friendlyName" || fmt.Sprint(e["item_data"]) != "map[value:ours]" {
+		if e["map_sid"] != testkit.UserMap("both") || e["item_key"] != "friendlyName" || fmt.Sprint(e["item_data"]) != "map[value:ours]" {
 			t.Errorf("heard %v; want our own change alone", e)
 		}
 	}

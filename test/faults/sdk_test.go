@@ -1,38 +1,20 @@
 package faults
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/coder/websocket"
 
+	"github.com/rollcall-presence/rollcall/internal/testkit"
 	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // sdkBatch is how many maps the SDK asks for at once.
 const sdkBatch = 100
-
-// sdkHeader is that of a frame, of either side, as far as it is of interest here.
-type sdkHeader struct {
-	ID          string         `json:"id"`
-	Method      string         `json:"method"`
-	Token       string         `json:"token,omitempty"`
-	HTTP        map[string]any `json:"http_request,omitempty"`
-	Status      *sdkStatus     `json:"status,omitempty"`
-	HTTPStatus  *sdkStatus     `json:"http_status,omitempty"`
-	PayloadSize int            `json:"payload_size"`
-}
-
-type sdkStatus struct {
-	Code int `json:"code"`
-}
 
 // sdkEvents is the payload of a notification.
 type sdkEvents struct {
@@ -62,18 +44,22 @@ func (v *watcher) sdkSession(ctx context.Context, node, url string) error {
 	if err != nil {
 		return err
 	}
-	if err := sdkWrite(ctx, conn, sdkHeader{ID: "init", Method: "init", Token: token}, nil); err != nil {
+	if err := sdkWrite(ctx, conn, testkit.TwilsockText(`{"id":"init","method":"init","token":"`+token+`"}`, "")); err != nil {
 		return err
 	}
 	pending := map[int]bool{} // requests whose subscriptions are not established yet
 	for {
-		h, payload, err := sdkRead(ctx, conn)
+		_, data, err := conn.Read(ctx)
+		if err != nil {
+			return err
+		}
+		f, err := testkit.ReadTwilsock(string(data))
 		switch {
 		case err != nil:
 			return err
-		case h.Method == "reply" && h.ID == "init":
-			if h.Status.Code != 200 {
-				return fmt.Errorf("init was answered with %d", h.Status.Code)
+		case f.Header["method"] == "reply" && f.Header["id"] == "init":
+			if code := f.Status("status"); code != 200 {
+				return fmt.Errorf("init was answered with %d", code)
 			}
 			for i := 0; i < len(v.w.Identities); i += sdkBatch {
 				pending[i] = true
@@ -82,20 +68,20 @@ func (v *watcher) sdkSession(ctx context.Context, node, url string) error {
 				}
 			}
 			continue
-		case h.Method == "reply":
-			if h.HTTPStatus.Code != 202 {
-				return fmt.Errorf("the subscription was answered with %d: %s", h.HTTPStatus.Code, payload)
+		case f.Header["method"] == "reply":
+			if code := f.Status("http_status"); code != 202 {
+				return fmt.Errorf("the subscription was answered with %d: %s", code, f.Text)
 			}
 			continue
 		}
-		if err := sdkWrite(ctx, conn, sdkHeader{ID: h.ID, Method: "reply", Status: &sdkStatus{200}}, nil); err != nil {
+		if err := sdkWrite(ctx, conn, testkit.TwilsockAck(fmt.Sprint(f.Header["id"]))); err != nil {
 			return err
 		}
-		if h.Method != "notification" {
+		if f.Header["method"] != "notification" {
 			continue
 		}
 		var n sdkEvents
-		if err := json.Unmarshal(payload, &n); err != nil {
+		if err := json.Unmarshal([]byte(f.Text), &n); err != nil {
 			return err
 		}
 		switch n.Type {
@@ -110,25 +96,25 @@ func (v *watcher) sdkSession(ctx context.Context, node, url string) error {
 				kind = Read
 			}
 			for i, e := range n.Events {
-				user, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(e.MapSID, "MPu"))
+				user, err := testkit.UserOfMap(e.MapSID)
 				if err != nil {
 					return err
 				}
 				if e.ItemKey == "reachability" {
 					v.mu.Lock()
-					v.online[string(user)] = rig.State(e.Data.Online)
+					v.online[user] = rig.State(e.Data.Online)
 					v.mu.Unlock()
 				}
 				if i+1 < len(n.Events) && n.Events[i+1].MapSID == e.MapSID && n.Events[i+1].ID == e.ID {
 					continue // an item of the same change follows
 				}
 				v.mu.Lock()
-				online := cmp.Or(v.online[string(user)], "null")
+				online := cmp.Or(v.online[user], "null")
 				v.mu.Unlock()
-				v.noteOne(kind, string(user), e.ID, online)
+				v.noteOne(kind, user, e.ID, online)
 			}
 		default:
-			return fmt.Errorf("%s: %s", n.Type, payload)
+			return fmt.Errorf("%s: %s", n.Type, f.Text)
 		}
 	}
 }
@@ -143,7 +129,7 @@ func (v *watcher) sdkEstablish(ctx context.Context, conn *websocket.Conn, i int)
 	var objects []object
 	v.mu.Lock()
 	for _, user := range v.w.Identities[i:min(i+sdkBatch, len(v.w.Identities))] {
-		o := object{SID: "MPu" + base64.RawURLEncoding.EncodeToString([]byte(user)), Type: "map"}
+		o := object{SID: testkit.UserMap(user), Type: "map"}
 		if last, ok := v.known[user]; ok {
 			o.Last = &last
 		}
@@ -154,33 +140,10 @@ func (v *watcher) sdkEstablish(ctx context.Context, conn *websocket.Conn, i int)
 	if err != nil {
 		return err
 	}
-	request := map[string]any{"method": "POST", "path": "/v4/Subscriptions", "params": map[string]any{}}
-	return sdkWrite(ctx, conn, sdkHeader{ID: fmt.Sprint("s", i), Method: "message", HTTP: request, PayloadSize: len(body)}, body)
+	header := fmt.Sprintf(`{"id":"s%d","method":"message","http_request":{"method":"POST","path":"/v4/Subscriptions","params":{}}}`, i)
+	return sdkWrite(ctx, conn, testkit.TwilsockText(header, string(body)))
 }
 
-func sdkWrite(ctx context.Context, conn *websocket.Conn, h sdkHeader, payload []byte) error {
-	head, err := json.Marshal(h)
-	if err != nil {
-		return err
-	}
-	return conn.Write(ctx, websocket.MessageBinary, fmt.Appendf(nil, "TWILSOCK V3.0 %d\r\n%s\r\n%s", len(head), head, payload))
-}
-
-func sdkRead(ctx context.Context, conn *websocket.Conn) (h sdkHeader, payload []byte, err error) {
-	_, data, err := conn.Read(ctx)
-	if err != nil {
-		return h, nil, err
-	}
-	line, rest, _ := bytes.Cut(data, []byte("\r\n"))
-	n, err := strconv.Atoi(strings.TrimPrefix(string(line), "TWILSOCK V3.0 "))
-	if err != nil || n+2 > len(rest) {
-		return h, nil, errors.New("a frame that says it is longer than it is")
-	}
-	if err := json.Unmarshal(rest[:n], &h); err != nil {
-		return h, nil, err
-	}
-	if payload = rest[n+2:]; len(payload) != h.PayloadSize {
-		return h, nil, fmt.Errorf("a payload of %d bytes, which says it has %d", len(payload), h.PayloadSize)
-	}
-	return h, payload, nil
+func sdkWrite(ctx context.Context, conn *websocket.Conn, text string) error {
+	return conn.Write(ctx, websocket.MessageBinary, []byte(text))
 }

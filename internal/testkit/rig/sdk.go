@@ -2,12 +2,11 @@ package rig
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/rollcall-presence/rollcall/internal/testkit"
 )
 
 // SDK is a raw client that speaks the protocol of the Conversations SDK.
@@ -15,17 +14,7 @@ type SDK struct {
 	*Raw
 	Said  strings.Builder // all that the node said
 	asked int
-	notes []SDKFrame // came while an answer was waited for
-}
-
-// SDKFrame is a frame of the node.
-type SDKFrame struct{ Header, Payload map[string]any }
-
-// Status is the code of the header's status or http_status.
-func (f SDKFrame) Status(name string) int {
-	s, _ := f.Header[name].(map[string]any)
-	code, _ := s["code"].(float64)
-	return int(code)
+	notes []testkit.Twilsock // came while an answer was waited for
 }
 
 // RawSDK opens a WebSocket where SDKs connect. It is closed when the test ends.
@@ -49,46 +38,31 @@ func (n *Node) SDKSession(t testing.TB, sid, identity string) *SDK {
 	return c
 }
 
-// SDKMap is the SID of a user's map.
-func SDKMap(identity string) string {
-	return "MPu" + base64.RawURLEncoding.EncodeToString([]byte(identity))
-}
-
-// SDKText is a frame with a header, to which the payload's size is added.
-func SDKText(header, payload string) string {
-	header = fmt.Sprintf(`{"payload_size":%d,%s`, len(payload), header[1:])
-	return fmt.Sprintf("TWILSOCK V3.0 %d\r\n%s\r\n%s", len(header), header, payload)
-}
-
 // Frame sends a frame.
 func (c *SDK) Frame(header, payload string) {
-	c.Bytes(Frame(OpBinary, []byte(SDKText(header, payload))))
+	c.Bytes(Frame(OpBinary, []byte(testkit.TwilsockText(header, payload))))
 }
 
 // Take is the next frame, which is acknowledged where SDKs do so.
-func (c *SDK) Take() (f SDKFrame, err error) {
+func (c *SDK) Take() (f testkit.Twilsock, err error) {
 	c.T.Helper()
 	op, data, err := c.Receive()
 	if err != nil {
 		return f, err
 	}
 	c.Said.Write(data)
-	line, rest, _ := strings.Cut(string(data), "\r\n")
-	n, err := strconv.Atoi(strings.TrimPrefix(line, "TWILSOCK V3.0 "))
-	if err != nil || op != OpBinary || n+2 > len(rest) {
-		return f, fmt.Errorf("got %#x %.200q: %w", op, data, err)
+	if op != OpBinary {
+		return f, fmt.Errorf("a frame of type %#x", op)
 	}
-	if err = json.Unmarshal([]byte(rest[:n]), &f.Header); err == nil && len(rest) > n+2 {
-		err = json.Unmarshal([]byte(rest[n+2:]), &f.Payload)
-	}
+	f, err = testkit.ReadTwilsock(string(data))
 	if id, _ := f.Header["id"].(string); err == nil && f.Header["method"] != "reply" {
-		c.Frame(`{"id":"`+id+`","method":"reply","payload_type":"application/json","status":{"code":200,"status":"OK"}}`, "")
+		c.Bytes(Frame(OpBinary, []byte(testkit.TwilsockAck(id))))
 	}
 	return f, err
 }
 
 // Reply waits for the answer to a frame. What comes before is kept for Note.
-func (c *SDK) Reply(id string) SDKFrame {
+func (c *SDK) Reply(id string) testkit.Twilsock {
 	c.T.Helper()
 	for {
 		f, err := c.Take()
@@ -105,7 +79,7 @@ func (c *SDK) Reply(id string) SDKFrame {
 // Note is the next notification, which must be of the type; its events.
 func (c *SDK) Note(event string) []any {
 	c.T.Helper()
-	var f SDKFrame
+	var f testkit.Twilsock
 	if len(c.notes) > 0 {
 		f, c.notes = c.notes[0], c.notes[1:]
 	} else {
@@ -145,7 +119,7 @@ func (c *SDK) Subscribe(identities ...string) {
 	c.T.Helper()
 	objects := make([]string, len(identities))
 	for i, identity := range identities {
-		objects[i] = `{"object_type":"map","object_sid":"` + SDKMap(identity) + `"}`
+		objects[i] = `{"object_type":"map","object_sid":"` + testkit.UserMap(identity) + `"}`
 	}
 	if code, answer := c.Request("POST", "/v4/Subscriptions", "", SDKSubscriptions("establish", objects...)); code != 202 {
 		c.T.Fatalf("subscribing: %d %v", code, answer)
