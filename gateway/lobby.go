@@ -110,7 +110,9 @@ func (l *lobby) add(s *Session, p *place, problem *Problem) *Problem {
 	if s.state == stateOpening {
 		s.state = stateWaiting
 	}
-	p.by = now + l.srv.opt.Timers.Wait
+	if by := now + l.srv.opt.Timers.Wait; p.by == 0 || p.by > by {
+		p.by = by
+	}
 	s.pingAt = now + l.srv.spread(l.srv.opt.Timers.Ping)
 	s.mu.Unlock()
 	l.srv.wheel.schedule(s, now)

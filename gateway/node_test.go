@@ -45,6 +45,7 @@ type store struct {
 	rev      int64
 	away     bool // answers as when Redis cannot be reached
 	blind    bool // does so where users are read
+	mute     bool // does so when it has opened a session
 	broken   bool // answers as nobody expects
 	seq      uint64
 	changed  func(seq uint64, e presence.Event) // told of each change, in order
@@ -120,8 +121,25 @@ func (s *store) Open(_ context.Context, k presence.Key, id presence.SessionID) (
 	s.ensureLocked(k)
 	s.live[id] = k
 	u := s.setLocked(k, presence.True)
+	mute := s.mute
 	s.mu.Unlock()
+	if mute {
+		return presence.User{}, errAway
+	}
 	return u, nil
+}
+
+func (s *store) setMute(mute bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mute = mute
+}
+
+// name is a user's friendly name.
+func (s *store) name(k presence.Key) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return *s.users[k].FriendlyName
 }
 
 func (s *store) Close(_ context.Context, k presence.Key, id presence.SessionID, how presence.End, left time.Time) error {

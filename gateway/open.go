@@ -51,6 +51,9 @@ type Hello struct {
 	Token     string
 	Known     map[string]int64 // users to subscribe to at once, and the revisions that the client knows of them
 	Invisible bool             // connect without going online
+	// Patience is how long the client waits at most to be let in while the store is
+	// away; it is sent away with ErrorUnavailable then. 0: for as long as Timers.Wait.
+	Patience time.Duration
 }
 
 // Welcome is what it is told.
@@ -116,6 +119,8 @@ func (s *Server) problem(err error) *Problem {
 		return &Problem{Code: ErrorAttributesTooLong, err: err}
 	case errors.Is(err, presence.ErrAttributes):
 		return &Problem{Code: ErrorAttributes, err: err}
+	case errors.Is(err, presence.ErrRejected):
+		return &Problem{Code: ErrorHookRejected, err: err}
 	case errors.Is(err, presence.ErrEnded):
 		return &Problem{Code: ErrorInternal, Close: CloseEnded, err: err}
 	case presence.KindOf(err) == presence.KindUnavailable,
@@ -187,6 +192,9 @@ func (s *Session) CountError(code ErrorCode) { s.srv.metrics.errors[code.row().C
 // reader may call it; it blocks while the store is asked.
 func (s *Session) Open(ctx context.Context, h Hello, answer func(Welcome) []byte, refuse func(*Problem) []byte) {
 	p := &place{known: h.Known, invisible: h.Invisible, answer: answer, refuse: refuse}
+	if h.Patience > 0 {
+		p.by = s.srv.wheel.now() + h.Patience
+	}
 	s.mu.Lock()
 	if s.state == stateNew {
 		s.state = stateOpening

@@ -27,8 +27,9 @@ type Options struct {
 	// profile, read and write. Nil answers ErrorInternal.
 	Users Users
 	// BeforeUserUpdate asks the service's backend whether a user may change itself, and
-	// answers within seconds. Nil asks nobody.
-	BeforeUserUpdate func(context.Context, presence.Service, presence.User, presence.UserUpdate) bool
+	// answers within seconds; if not it is ErrRejected, or ErrAsking if it cannot be
+	// asked. Nil asks nobody.
+	BeforeUserUpdate func(context.Context, presence.Service, presence.User, presence.UserUpdate) error
 
 	// Sockets are the WebSocket endpoints, by path.
 	Sockets map[string]Protocol

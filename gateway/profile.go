@@ -12,8 +12,8 @@ type Users interface {
 	UpdateUser(ctx context.Context, k presence.Key, u presence.UserUpdate) (presence.User, error)
 }
 
-// Service is the session's service, as this node knows it. Only the reader may call
-// it; it may block while the store is asked.
+// Service is the session's service, as this node knows it. Only after Open; it may
+// block while the store is asked.
 func (s *Session) Service(ctx context.Context) (presence.Service, *Problem) {
 	ctx, cancel := context.WithTimeout(ctx, s.srv.opt.Timers.Request)
 	defer cancel()
@@ -62,7 +62,8 @@ func (s *Session) user(ctx context.Context, identity string) (presence.Service, 
 
 // UpdateProfile changes the friendly name and the attributes of the session's own
 // user; nil keeps what is there. Its backend is asked before and told after, as over
-// REST. Only the reader may call it; it blocks while they and the store are asked.
+// REST. It blocks while they and the store are asked, which may take so long that it is
+// for Beside.
 func (s *Session) UpdateProfile(ctx context.Context, name, attributes *string) (presence.Snapshot, *Problem) {
 	if name != nil {
 		if err := presence.CheckFriendlyName(*name); err != nil {
@@ -82,8 +83,14 @@ func (s *Session) UpdateProfile(ctx context.Context, name, attributes *string) (
 	if update.Empty() {
 		return service.View(user), nil
 	}
-	if ask := s.srv.opt.BeforeUserUpdate; ask != nil && !ask(ctx, service, user, update) {
-		return presence.Snapshot{}, &Problem{Code: ErrorHookRejected}
+	if ask := s.srv.opt.BeforeUserUpdate; ask != nil {
+		err := ask(ctx, service, user, update)
+		if err == nil {
+			err = ctx.Err() // it was asked for nothing: nobody waits for the change any more
+		}
+		if err != nil {
+			return presence.Snapshot{}, s.srv.problem(err)
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.srv.opt.Timers.Request)
 	defer cancel()

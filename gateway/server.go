@@ -208,7 +208,7 @@ func (s *Server) stop() []*Session {
 	s.stopping = true
 	sessions := make([]*Session, 0, len(s.sessions))
 	for _, c := range s.sessions {
-		if c.isOpen {
+		if c.upgraded {
 			sessions = append(sessions, c)
 		}
 	}
@@ -220,7 +220,7 @@ func (s *Server) stop() []*Session {
 func (s *Server) upgraded(c *Session) (late bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.isOpen = true
+	c.upgraded = true
 	return s.stopping
 }
 

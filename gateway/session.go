@@ -86,13 +86,14 @@ type Session struct {
 	address    address
 	requests   rate.Bucket
 	refusals   rate.Bucket
-	attached   bool // the hub knows the mailbox
-	joined     bool // presence was told of the session, and not yet of its end
-	counted    bool // among the sessions that were let in
+	beside     *beside // nil until there is something to do
+	attached   bool    // the hub knows the mailbox
+	joined     bool    // presence was told of the session, and not yet of its end
+	counted    bool    // among the sessions that were let in
 
-	isOpen  bool // guarded by Server.mu: the WebSocket is there, and may be closed
-	pending bool // guarded by Server.mu: counts as pending
-	member  bool // guarded by Server.mu: counts for its user
+	upgraded bool // guarded by Server.mu: the WebSocket is there, and may be closed
+	pending  bool // guarded by Server.mu: counts as pending
+	member   bool // guarded by Server.mu: counts for its user
 
 	welcomed bool // owned by the writer: the answer to hello was taken
 	trailing int  // owned by the writer: items taken since the close frame waits
@@ -172,6 +173,9 @@ func (s *Session) end(ctx context.Context, err error) {
 		s.srv.opt.Hub.Detach(&s.mail)
 	}
 	s.leave(ctx, how)
+	if s.beside != nil {
+		s.beside.stop()
+	}
 	s.settle()
 	s.sock.abort()
 	_ = s.ws.CloseNow()
@@ -327,7 +331,7 @@ func (s *Session) Send(frame []byte) {
 
 // Answer is Send for what may be large: rather than close a client that has too much
 // unread, it waits, for as long as a write may make no progress. Only after Open, and
-// only the reader may call it.
+// only the reader and what it does beside may call it.
 func (s *Session) Answer(ctx context.Context, frame []byte) {
 	if s.absent() != nil {
 		s.Send(frame)

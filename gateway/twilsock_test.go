@@ -803,6 +803,96 @@ func TestSDKWaiting(t *testing.T) {
 	})
 }
 
+// TestSDKImpatience: the SDK does not wait for as long as a session may, and closes in a way
+// that elsewhere is a bye: its user has not left.
+func TestSDKImpatience(t *testing.T) {
+	t.Run("told in time", func(t *testing.T) {
+		bubble(t, func(o *gateway.Options) { o.Timers.Wait = 10 * time.Minute }, func(t *testing.T, n *node) {
+			n.store.setAway(true)
+			c := n.dialSDK()
+			c.read()
+			begin := time.Now()
+			c.init(mint(t, service, "alice", time.Hour))
+			if got := c.reply("TM-init").Status("status"); got != 503 {
+				t.Errorf("init was answered with %d; want 503", got)
+			}
+			if took := time.Since(begin); took > 29*time.Second || took < 20*time.Second {
+				t.Errorf("answered after %v; want before the SDK's 30 s", took)
+			}
+			c.closes(gateway.CloseUnavailable, 0)
+		})
+	})
+	t.Run("gives up", func(t *testing.T) {
+		bubble(t, nil, func(t *testing.T, n *node) {
+			n.store.set(user("alice"), presence.True)
+			n.store.setMute(true) // carries out what it is asked, and does not say so
+			c := n.dialSDK()
+			c.read()
+			c.init(mint(t, service, "alice", time.Hour))
+			c.none()
+			c.frame(`{"id":"1","method":"close"}`, "")
+			c.closes(gateway.CloseBye, 0)
+			n.wantEnds(end{user("alice"), presence.EndLost, time.Time{}})
+		})
+	})
+}
+
+// TestSDKSlowHook: while a backend is asked whether a user may change itself, the session
+// goes on: others' requests, a newer token, and its end.
+func TestSDKSlowHook(t *testing.T) {
+	asking, let := make(chan string, 16), make(chan struct{})
+	tune := func(o *gateway.Options) {
+		o.BeforeUserUpdate = func(ctx context.Context, _ presence.Service, _ presence.User, update presence.UserUpdate) error {
+			asking <- *update.FriendlyName
+			select {
+			case <-let:
+			case <-ctx.Done():
+			}
+			return nil
+		}
+	}
+	for name, leave := range map[string]struct {
+		do  func(*sdk)
+		how presence.End
+	}{
+		"signs out": {func(c *sdk) { c.frame(`{"id":"1","method":"close"}`, ""); c.closes(gateway.CloseBye, 0) }, presence.EndClean},
+		"is lost":   {func(c *sdk) { _ = c.raw.Close() }, presence.EndLost},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				asking, let = make(chan string, 16), make(chan struct{})
+				n := start(t, tune)
+				c := n.arrive("alice")
+				for i := range 8 {
+					c.ask("POST", usersPath("alice"), "", fmt.Sprintf(`{"friendly_name":"name %d"}`, i))
+				}
+				c.refused(429, gateway.ErrorRateLimited, "POST", usersPath("alice"), `{"friendly_name":"one too many"}`)
+				c.frame(`{"id":"TM-u","method":"update","token":"`+mint(t, service, "alice", 2*time.Hour)+`"}`, "")
+				if got := c.reply("TM-u").Status("status"); got != 200 {
+					t.Errorf("update was answered with %d", got)
+				}
+				c.alive()
+				let <- struct{}{} // one is answered, the next begins
+				c.reply("TM-1")
+				synctest.Wait()
+				if got := []string{<-asking, <-asking}; len(asking) != 0 || got[0] != "name 0" || got[1] != "name 1" {
+					t.Errorf("asked about %v and %d more; want one after the other", got, len(asking))
+				}
+				begin := time.Now()
+				leave.do(c)
+				n.wantEnds(end{user("alice"), leave.how, time.Time{}})
+				if took := time.Since(begin); took > time.Second {
+					t.Errorf("its end took %v; want it at once", took)
+				}
+				n.stop()
+				if got := n.store.name(user("alice")); got != "name 0" || len(asking) != 0 {
+					t.Errorf("it is called %q, and %d more were asked about; want what waited dropped", got, len(asking))
+				}
+			})
+		})
+	}
+}
+
 // TestSDKStoreAway: while the store is away open sessions stay, and what needs it is
 // told when to ask again.
 func TestSDKStoreAway(t *testing.T) {
@@ -829,8 +919,8 @@ func TestSDKStoreAway(t *testing.T) {
 	})
 }
 
-// TestSDKSubscriptionsLimit: what is beyond the limit fails by itself, for the SDK would
-// repeat a request that failed for ever; what there is goes on.
+// TestSDKSubscriptionsLimit: what is beyond the limit is refused in a way that the SDK
+// repeats, for it subscribes to a user before it cancels the one that makes way.
 func TestSDKSubscriptionsLimit(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, n *node) {
 		c := n.arrive("alice")
@@ -847,22 +937,7 @@ func TestSDKSubscriptionsLimit(t *testing.T) {
 				}
 			}
 		}
-		c.subscribe("establish", object("MPcYWxpY2U", "1"), object(testkit.UserMap("one more"), "1"), object(testkit.UserMap("and more"), "null"))
-		f := c.note("subscription_failed")
-		events, _ := f.Payload["events"].([]any)
-		if len(events) != 2 {
-			t.Fatalf("failed %v; want two", events)
-		}
-		for i, e := range events {
-			e, _ := e.(map[string]any)
-			failure, _ := e["error"].(map[string]any)
-			if e["object_sid"] != testkit.UserMap([]string{"one more", "and more"}[i]) || failure["status"] != 429. || failure["code"] != float64(gateway.ErrorSubscriptions) {
-				t.Errorf("event %v; want error %d", e, gateway.ErrorSubscriptions)
-			}
-		}
-		if diff := cmp.Diff([]string{"alice 1"}, c.told("subscription_established")); diff != "" {
-			t.Errorf("established (-want +got):\n%s", diff)
-		}
+		c.refused(429, gateway.ErrorSubscriptions, "POST", "/v4/Subscriptions", subscriptionsBody("establish", object(testkit.UserMap("one more"), "1")))
 		if got := n.value("rollcall_errors_total", "too_many_subscriptions"); got != 1 {
 			t.Errorf("%v errors were counted; want 1", got)
 		}
@@ -1038,12 +1113,15 @@ func TestSDKProfile(t *testing.T) {
 	var asked []presence.UserUpdate
 	tune := func(o *gateway.Options) {
 		o.Limits.Attributes = 20
-		o.BeforeUserUpdate = func(_ context.Context, s presence.Service, u presence.User, update presence.UserUpdate) bool {
+		o.BeforeUserUpdate = func(_ context.Context, s presence.Service, u presence.User, update presence.UserUpdate) error {
 			if s.SID != service || u.Identity != "alice" || u.SID == "" || update.Tell != presence.OriginSDK {
 				t.Errorf("asked about %v of %v: %+v", u, s, update)
 			}
 			asked = append(asked, update)
-			return allow
+			if !allow {
+				return presence.ErrRejected
+			}
+			return nil
 		}
 	}
 	bubble(t, tune, func(t *testing.T, n *node) {

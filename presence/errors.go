@@ -71,6 +71,10 @@ var (
 	ErrTooManyKeys  = &Error{Op: "there are too many API keys", Kind: KindConflict}
 	// ErrTooManyRevocations tells that the limit of those in force is reached; they end by themselves.
 	ErrTooManyRevocations = &Error{Op: "there are too many revocations in force", Kind: KindConflict}
+	// ErrRejected tells that the service's backend, asked before a change, would not have it.
+	ErrRejected = &Error{Op: "the service's backend rejected the change", Kind: KindDenied}
+	// ErrAsking tells that the service's backend is being asked about as many changes as it may be.
+	ErrAsking = &Error{Op: "the service's backend is asked too much", Kind: KindUnavailable}
 	// ErrEnded tells that the session was ended by an operator (its user or service
 	// was deleted) and must not be registered again.
 	ErrEnded = &Error{Op: "session was ended", Kind: KindDenied}

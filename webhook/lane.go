@@ -262,19 +262,43 @@ func (d *Deliverer) hooks(ctx context.Context, sid string, fresh bool) (presence
 }
 
 // BeforeUserUpdate asks the backend of a service whether a user may be changed, if it
-// wants to be asked. False is a 4xx or 5xx of its; without an answer within five
-// seconds the change may go on.
-func (d *Deliverer) BeforeUserUpdate(ctx context.Context, s presence.Service, u presence.User, update presence.UserUpdate) bool {
+// wants to be asked. ErrRejected is a 4xx or 5xx of its; without an answer within five
+// seconds the change may go on. ErrAsking tells that Options.TargetConcurrency changes
+// are being asked about already.
+func (d *Deliverer) BeforeUserUpdate(ctx context.Context, s presence.Service, u presence.User, update presence.UserUpdate) error {
 	_, hooks, err := d.hooks(ctx, s.SID, false)
 	if err != nil || hooks.PreURL == "" || !hooks.Fires(presence.EventUserUpdate) {
-		return true
+		return nil
 	}
+	if !d.ask(s.SID) {
+		return presence.ErrAsking
+	}
+	defer d.asked(s.SID)
 	sid := "EV" + rand32()
 	switch d.attempt(ctx, hooks.Method, hooks.PreURL, sid, 1, updateParams(s, u, update, time.Now())) {
 	case outcomeClient, outcomeServer:
+		return presence.ErrRejected
+	}
+	return nil
+}
+
+// ask counts a question to a service's backend, until asked; false if there are too many.
+func (d *Deliverer) ask(service string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.asking[service] >= d.opt.TargetConcurrency {
 		return false
 	}
+	d.asking[service]++
 	return true
+}
+
+func (d *Deliverer) asked(service string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.asking[service]--; d.asking[service] == 0 {
+		delete(d.asking, service)
+	}
 }
 
 // rand32 is the random part of a SID.

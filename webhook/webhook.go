@@ -46,7 +46,7 @@ type Options struct {
 	// AllowedNetworks are networks that may be called though they are not public.
 	AllowedNetworks []netip.Prefix
 	// TargetConcurrency is how many users' events may be under way at one time for one
-	// service. A service whose target does not answer in time has less, down to one.
+	// service, and how many changes it may be asked about. A service whose target does not answer in time has less, down to one.
 	// Default 32.
 	TargetConcurrency int
 	// Concurrency bounds that over all services. Default 1024.
@@ -104,6 +104,7 @@ type Deliverer struct {
 	running  int              // in all lanes
 	waiting  int              // in all lanes
 	settled  map[presence.Partition][]presence.Settled
+	asking   map[string]int // by service: questions before changes that are under way
 	stopping bool
 }
 
@@ -128,7 +129,7 @@ func New(queue Queue, services Services, opt Options) *Deliverer {
 	return &Deliverer{
 		queue: queue, services: services, sender: newSender(opt), guard: guard{opt.AllowedNetworks}, opt: opt, metrics: newMetrics(opt.Metrics),
 		kick: make(chan struct{}, 1), told: make(chan struct{}, 1), accountLock: make(chan struct{}, 1),
-		parts: make([]part, queue.Partitions()), lanes: map[string]*lane{}, settled: map[presence.Partition][]presence.Settled{},
+		parts: make([]part, queue.Partitions()), lanes: map[string]*lane{}, settled: map[presence.Partition][]presence.Settled{}, asking: map[string]int{},
 	}
 }
 

@@ -3,6 +3,7 @@ package webhook_test
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -588,7 +589,7 @@ func TestBeforeUserUpdate(t *testing.T) {
 		rw.WriteHeader(int(status.Load()))
 	})
 	sid := w.service(tg.URL, "onUserUpdate")
-	ask := func() bool {
+	ask := func() error {
 		s, err := w.store.Service(t.Context(), sid)
 		if err != nil {
 			t.Fatal(err)
@@ -598,10 +599,12 @@ func TestBeforeUserUpdate(t *testing.T) {
 	}
 	for _, c := range []struct {
 		status int32
-		want   bool
-	}{{200, true}, {204, true}, {400, false}, {403, false}, {500, false}, {302, true}, {0, true}} {
+		want   error
+	}{
+		{200, nil}, {204, nil}, {400, presence.ErrRejected}, {403, presence.ErrRejected}, {500, presence.ErrRejected}, {302, nil}, {0, nil},
+	} {
 		status.Store(c.status)
-		if got := ask(); got != c.want {
+		if got := ask(); !errors.Is(got, c.want) {
 			t.Errorf("a backend that answers %d: %v; want %v", c.status, got, c.want)
 		}
 	}
@@ -624,7 +627,7 @@ func TestBeforeUserUpdate(t *testing.T) {
 			t.Fatal(err)
 		}
 		u := presence.User{Key: presence.Key{Service: sid, Identity: "ada"}, SID: "US1", Attributes: "{}"}
-		w.d.BeforeUserUpdate(t.Context(), s, u, presence.UserUpdate{Attributes: new(`{"a":1}`), Tell: c.origin})
+		_ = w.d.BeforeUserUpdate(t.Context(), s, u, presence.UserUpdate{Attributes: new(`{"a":1}`), Tell: c.origin})
 		tg.mu.Lock()
 		got := tg.got[len(tg.got)-1]
 		tg.mu.Unlock()
@@ -638,8 +641,43 @@ func TestBeforeUserUpdate(t *testing.T) {
 	}
 	before := tg.count()
 	status.Store(403)
-	if !ask() || tg.count() != before {
+	if ask() != nil || tg.count() != before {
 		t.Error("asked, though the filters do not name it")
+	}
+}
+
+// A backend is asked about so many changes at a time and no more.
+func TestBeforeUserUpdateIsBounded(t *testing.T) {
+	w := newWorld(t)
+	w.start(webhook.Options{AllowedNetworks: loopback, TargetConcurrency: 2})
+	let, came := make(chan struct{}), make(chan struct{}, 3)
+	tg := newTarget(t, func(http.ResponseWriter, *http.Request) { came <- struct{}{}; <-let })
+	sid := w.service(tg.URL, "onUserUpdate")
+	s, err := w.store.Service(t.Context(), sid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func() error {
+		u := presence.User{Key: presence.Key{Service: sid, Identity: "ada"}, SID: "US1", Attributes: "{}"}
+		return w.d.BeforeUserUpdate(t.Context(), s, u, presence.UserUpdate{FriendlyName: new("Ada")})
+	}
+	answers := make(chan error, 2)
+	for range 2 {
+		go func() { answers <- ask() }()
+	}
+	<-came
+	<-came
+	if err := ask(); !errors.Is(err, presence.ErrAsking) {
+		t.Errorf("a third question at a time = %v; want ErrAsking", err)
+	}
+	close(let)
+	for range 2 {
+		if err := <-answers; err != nil {
+			t.Errorf("a question that was let through = %v", err)
+		}
+	}
+	if err := ask(); err != nil {
+		t.Errorf("a question after those = %v", err)
 	}
 }
 

@@ -230,7 +230,7 @@ func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log 
 		Users: n.store, BeforeUserUpdate: n.hooks.BeforeUserUpdate,
 		Sockets: map[string]gateway.Protocol{
 			"/v1/connect":   native.Protocol{},
-			"/v3/wsconnect": twilsock.New(twilsock.Options{Origin: origin, Users: max(1, min(twilsock.DefaultUsers, cfg.MaxSubscriptions-1))}),
+			"/v3/wsconnect": twilsock.New(twilsock.Options{Origin: origin, Users: max(1, min(twilsock.DefaultUsers, (cfg.MaxSubscriptions-1)/2))}),
 		},
 		Routes: map[string]http.Handler{
 			"/v1": rest.New(n.store, n.guard, rest.Options{

@@ -78,6 +78,8 @@ var (
 	errHookTarget   = invalid("Target must be webhook or flex")
 	errHookRejected = failed(http.StatusBadRequest, 50056, "Webhook cancelled processing")
 
+	errHookBusy = failed(http.StatusServiceUnavailable, 20503, "The service's webhook is being asked about as many changes as it may be: try again shortly; nothing was changed")
+
 	errQuery       = invalid("The query is malformed")
 	errPageSize    = invalid("PageSize must be a whole number of at least 1")
 	errPage        = invalid("Page must be a whole number of at least 0")
@@ -126,6 +128,10 @@ func (c *call) errorOf(err error) *Error {
 		return errTooManyRevocations
 	case errors.Is(err, presence.ErrPlaceGone):
 		return errCursorGone
+	case errors.Is(err, presence.ErrRejected):
+		return errHookRejected
+	case errors.Is(err, presence.ErrAsking):
+		return errHookBusy
 	}
 	switch presence.KindOf(err) {
 	case presence.KindNotFound:

@@ -139,8 +139,10 @@ func (c *call) updateUser() (any, error) {
 		return nil, err
 	}
 	if !update.Empty() {
-		if update.Tell != presence.OriginUntold && !c.opt.Hooks.BeforeUserUpdate(c.ctx, s, u, update) {
-			return nil, errHookRejected
+		if update.Tell != presence.OriginUntold {
+			if err := c.opt.Hooks.BeforeUserUpdate(c.ctx, s, u, update); err != nil {
+				return nil, err
+			}
 		}
 		if u, err = c.store.UpdateUser(c.ctx, u.Key, update); err != nil {
 			return nil, err

@@ -25,16 +25,17 @@ type Webhooks interface {
 type Hooks interface {
 	// CheckURL returns nil for a URL that may be a target.
 	CheckURL(url string) error
-	// BeforeUserUpdate asks the service's backend whether a user may be changed. It
+	// BeforeUserUpdate asks the service's backend whether a user may be changed; if not
+	// it is ErrRejected, or ErrAsking if it cannot be asked. It
 	// answers within seconds.
-	BeforeUserUpdate(context.Context, presence.Service, presence.User, presence.UserUpdate) bool
+	BeforeUserUpdate(context.Context, presence.Service, presence.User, presence.UserUpdate) error
 }
 
 type noHooks struct{}
 
 func (noHooks) CheckURL(string) error { return nil }
-func (noHooks) BeforeUserUpdate(context.Context, presence.Service, presence.User, presence.UserUpdate) bool {
-	return true
+func (noHooks) BeforeUserUpdate(context.Context, presence.Service, presence.User, presence.UserUpdate) error {
+	return nil
 }
 
 // hookEvents are the names that Filters may hold: the published ones, of which most

@@ -115,9 +115,12 @@ func (*hookGate) CheckURL(url string) error {
 	return nil
 }
 
-func (g *hookGate) BeforeUserUpdate(context.Context, presence.Service, presence.User, presence.UserUpdate) bool {
+func (g *hookGate) BeforeUserUpdate(context.Context, presence.Service, presence.User, presence.UserUpdate) error {
 	g.asked++
-	return !g.refuse
+	if g.refuse {
+		return presence.ErrRejected
+	}
+	return nil
 }
 
 // The backend is asked before an update that says so, and is told of what says so.

@@ -83,9 +83,16 @@ func TestFloors(t *testing.T) {
 		t.Errorf("ids (-want +got):\n%s", diff)
 	}
 
+	// An update that was taken before the snapshot, and written after, is not the newer.
+	h = &handler{}
+	replayed(t, h, 12, 50)
+	if b := h.Frame(&fanout.Item{Update: online("bob", 11)}); len(b) > 0 {
+		t.Errorf("an update from before the snapshot was told with ids %v", idsOf(t, b))
+	}
+
 	// Whoever has no floor gets the shared frame, with the revision itself.
 	u := online("bob", 20)
-	floored := (&handler{floors: map[string]int64{"bob": 30}}).update(u)
+	floored := (&handler{floors: map[string]floor{"bob": {10, 30}}}).update(u)
 	if a, b := idsOf(t, floored), idsOf(t, (&handler{}).update(u)); a[0] != 31 || b[0] != 20 {
 		t.Errorf("ids %v and %v; want 31 and 20", a, b)
 	}
@@ -94,7 +101,7 @@ func TestFloors(t *testing.T) {
 	h = &handler{}
 	replayed(t, h, 10, 50)
 	for _, known := range []int64{0, 9, 20, 51} {
-		_, floor := replayed(t, h, 10, h.floors["bob"])
+		_, floor := replayed(t, h, 10, h.floors["bob"].id)
 		if ids, _ := replayed(t, h, 10, known); len(ids) != 3 || ids[0] <= floor {
 			t.Errorf("after %d it says %d and is sent %v; want what is above", floor, known, ids)
 		}

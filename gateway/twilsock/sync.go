@@ -317,22 +317,15 @@ func (h *handler) subscribe(ctx context.Context, m *message, s *subscriptions) {
 		}
 		return frames
 	}
-	if len(identities) > 0 {
-		p := h.session.Subscribe(ctx, identities, known, answer)
-		switch {
-		case p == nil:
-			return
-		case p.Code != gateway.ErrorSubscriptions:
-			h.fail(m, p)
-			return
-		}
-		// The SDK would repeat a failed request for ever.
-		h.session.CountError(p.Code)
-		for _, o := range wanted {
-			refused = append(refused, failed(o, p.Code))
-		}
+	if len(identities) == 0 {
+		h.session.Send(answer(nil))
+		return
 	}
-	h.session.Send(answer(nil))
+	// Beyond the session's limit the whole request fails, and the SDK repeats it: what it
+	// is about to cancel makes room. A subscription that fails by itself fails for ever.
+	if p := h.session.Subscribe(ctx, identities, known, answer); p != nil {
+		h.fail(m, p)
+	}
 }
 
 // replay adds the events of what a client has not seen of a user, and returns the id
@@ -345,12 +338,12 @@ func (h *handler) replay(events *[]itemEvent, v *presence.Snapshot, known int64)
 		return id
 	}
 	h.mu.Lock()
-	if seen := max(known, h.floors[v.Identity]); seen > 0 && seen >= id {
+	if seen := max(known, h.floors[v.Identity].id); seen > 0 && seen >= id {
 		id = seen + 1
 		if h.floors == nil {
-			h.floors = map[string]int64{}
+			h.floors = map[string]floor{}
 		}
-		h.floors[v.Identity] = id
+		h.floors[v.Identity] = floor{v.Rev, id}
 	}
 	h.mu.Unlock()
 	*events = itemEvents(*events, v, everything, id)

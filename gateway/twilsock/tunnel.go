@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/rollcall-presence/rollcall/gateway"
@@ -216,13 +217,21 @@ func (h *handler) updateUser(ctx context.Context, m *message, args []string) {
 	if !h.body(m, &b) {
 		return
 	}
-	v, p := h.session.UpdateProfile(ctx, b.FriendlyName, b.Attributes)
-	if p != nil {
-		h.fail(m, p)
-		return
+	asked := *m
+	ok := h.session.Beside(ctx, func(ctx context.Context) {
+		if v, p := h.session.UpdateProfile(ctx, b.FriendlyName, b.Attributes); p != nil {
+			h.fail(&asked, p)
+		} else {
+			h.showUser(ctx, &asked, &v)
+		}
+	})
+	if !ok {
+		h.fail(m, &gateway.Problem{Code: gateway.ErrorRateLimited, Retry: busyRetry})
 	}
-	h.showUser(ctx, m, &v)
 }
+
+// busyRetry is when a user may change itself again who has too many changes under way.
+const busyRetry = time.Second
 
 func (h *handler) conversations(ctx context.Context, m *message, args []string) {
 	if args[0] != h.session.Key().Identity {

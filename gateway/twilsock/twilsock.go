@@ -58,7 +58,8 @@ type Options struct {
 	// the request for the WebSocket. Default: what the request was sent to.
 	Origin func(*http.Request) string
 	// Users is to how many users the SDK subscribes at most; it drops the oldest by
-	// itself. Default DefaultUsers; below the session's limit of subscriptions.
+	// itself, but after it has subscribed to the newer. Default DefaultUsers; half of the
+	// session's limit of subscriptions leaves room for that.
 	Users int
 }
 
@@ -110,14 +111,18 @@ type handler struct {
 	refused bool // the newest token was
 	paid    int  // reads of maps that count no more, since their user was just asked for
 
-	owed atomic.Int64 // frames that the client has yet to acknowledge
+	welcomed atomic.Bool
+	owed     atomic.Int64 // frames that the client has yet to acknowledge
 
 	mu sync.Mutex // guards the following
-	// floors are the ids of events that had to be above a user's revision, since the
+	// floors are of users whose events had to have ids above their revision, since the
 	// client had such a one already: what follows must be above them too. Nil for
 	// nearly every session.
-	floors map[string]int64
+	floors map[string]floor
 }
+
+// floor is what a client was told last of a user: the revision, and under which id.
+type floor struct{ rev, id int64 }
 
 // Message implements gateway.Handler.
 func (h *handler) Message(ctx context.Context, text bool, data []byte) {
@@ -133,6 +138,10 @@ func (h *handler) Message(ctx context.Context, text bool, data []byte) {
 	}
 }
 
+// initPatience is how long the SDK waits for the answer to init, which is 30 s, less
+// what that may be on its way.
+const initPatience = 25 * time.Second
+
 // first handles what comes before the session is open.
 func (h *handler) first(ctx context.Context, m *message) {
 	h.greeted = true
@@ -143,8 +152,11 @@ func (h *handler) first(ctx context.Context, m *message) {
 	}
 	h.session.CountRequest(requestHello)
 	id, given := m.ID, m.ContinuationToken
-	h.session.Open(ctx, gateway.Hello{Token: m.Token},
-		func(w gateway.Welcome) []byte { return encodeInit(id, given, w) },
+	h.session.Open(ctx, gateway.Hello{Token: m.Token, Patience: initPatience},
+		func(w gateway.Welcome) []byte {
+			h.welcomed.Store(true)
+			return encodeInit(id, given, w)
+		},
 		func(p *gateway.Problem) []byte { return encodeRefusal(id, p) })
 }
 
@@ -155,12 +167,16 @@ func (h *handler) request(ctx context.Context, m *message) {
 		return
 	case methodClose:
 		h.session.CountRequest(requestBye)
-		if h.refused {
-			// The SDK's doing, not its user's, who may be back with another token.
+		switch {
+		// The SDK's doing, not its user's, who may be back: with another token, or
+		// because it does not wait any more to be let in.
+		case h.refused:
 			h.session.Close(gateway.CloseBadToken, nil)
-			return
+		case !h.welcomed.Load():
+			h.session.Close(gateway.CloseBye, nil)
+		default:
+			h.session.Bye(ctx)
 		}
-		h.session.Bye(ctx)
 		return
 	case methodInit:
 		h.session.CountRequest(requestHello)
@@ -253,11 +269,15 @@ func (h *handler) Append(dst []byte, items []fanout.Item) []byte {
 // update is the frame of an update; empty where the SDK is told nothing of it.
 func (h *handler) update(u *fanout.Update) []byte {
 	h.mu.Lock()
-	floor, floored := h.floors[u.View.Identity]
-	if floored && u.View.Rev <= floor {
-		h.floors[u.View.Identity] = floor + 1
-		h.mu.Unlock()
-		return encodeUpdate(u, floor+1)
+	f, floored := h.floors[u.View.Identity]
+	if floored && u.View.Rev <= f.id {
+		defer h.mu.Unlock()
+		if u.View.Rev <= f.rev {
+			return nil // taken from the mailbox before a snapshot was read that is newer
+		}
+		f = floor{u.View.Rev, f.id + 1}
+		h.floors[u.View.Identity] = f
+		return encodeUpdate(u, f.id)
 	}
 	h.mu.Unlock()
 	return u.Frame(slot, func(u *fanout.Update) []byte { return encodeUpdate(u, u.View.Rev) })

@@ -657,7 +657,7 @@ func TestFrame(t *testing.T) {
 func TestSharedFrameAllocatesNothing(t *testing.T) {
 	item := fanout.Item{Update: online("bob", 1)}
 	first := (&handler{}).Frame(&item)
-	for name, h := range map[string]*handler{"none": {}, "floors": {floors: map[string]int64{"ann": 7, "bob": 0}}} {
+	for name, h := range map[string]*handler{"none": {}, "floors": {floors: map[string]floor{"ann": {5, 7}, "bob": {}}}} {
 		if got := h.Frame(&item); &got[0] != &first[0] {
 			t.Errorf("%s: the frame is another", name)
 		}
