@@ -72,6 +72,9 @@ func refusalRows() (rows []string) {
 	codes := map[int][]string{}
 	for _, p := range []gateway.Problem{
 		{Code: gateway.ErrorInternal, Close: gateway.CloseInternal},
+		{Code: gateway.ErrorIdentityEmpty, Close: gateway.CloseBadRequest},
+		{Code: gateway.ErrorIdentityTooLong, Close: gateway.CloseBadRequest},
+		{Code: gateway.ErrorIdentityEncoding, Close: gateway.CloseBadRequest},
 		{Code: gateway.ErrorUnavailable, Close: gateway.CloseUnavailable},
 		{Code: gateway.ErrorTooManyWaiting, Close: gateway.CloseUnavailable},
 		{Code: gateway.ErrorNoService, Close: gateway.CloseBadToken},

@@ -145,6 +145,10 @@ type (
 	}
 )
 
+// apiBase begins the URLs of all but maps that come back through the tunnel. It is not
+// the gateway's own, for the SDK knows no addresses such as [::1].
+const apiBase = "https://api.rollcall.invalid/Client/v2/Services/"
+
 // configuration tells the SDK what it may do and where. All links but those to media
 // come back through the tunnel; media would be sent to this gateway, and refused.
 func (h *handler) configuration(ctx context.Context, m *message, _ []string) {
@@ -154,7 +158,7 @@ func (h *handler) configuration(ctx context.Context, m *message, _ []string) {
 		return
 	}
 	identity := h.session.Key().Identity
-	base := h.origin + "/Client/v2/Services/" + service.SID
+	base := apiBase + service.SID
 	me := base + "/Users/" + url.PathEscape(identity)
 	media := h.origin + "/v1/Services/" + service.SID
 	h.answer(ctx, m, http.StatusOK, configuration{
@@ -188,7 +192,7 @@ type userBody struct {
 func (h *handler) showUser(ctx context.Context, m *message, v *presence.Snapshot) {
 	h.answer(ctx, m, http.StatusOK, userBody{
 		Identity: v.Identity, SID: v.SID, FriendlyName: v.FriendlyName, Attributes: *attributesOf(v).Value, Online: v.Online, Notifiable: v.Notifiable,
-		URL:  h.origin + "/Client/v2/Services/" + h.session.Key().Service + "/Users/" + url.PathEscape(v.Identity),
+		URL:  apiBase + h.session.Key().Service + "/Users/" + url.PathEscape(v.Identity),
 		Sync: map[string]string{"user_info_map": mapSID(userMap, v.Identity)},
 	})
 }

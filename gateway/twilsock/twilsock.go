@@ -55,7 +55,8 @@ const DefaultUsers = 100
 // Options tunes a Protocol. The zero value is ready for use.
 type Options struct {
 	// Origin is where clients reach this gateway, such as https://example.com, given
-	// the request for the WebSocket. Default: what the request was sent to.
+	// the request for the WebSocket: the one thing that the SDK asks past the tunnel,
+	// media, it asks there. Default: what the request was sent to.
 	Origin func(*http.Request) string
 	// Users is to how many users the SDK subscribes at most; it drops the oldest by
 	// itself, but after it has subscribed to the newer. Default DefaultUsers; half of the
