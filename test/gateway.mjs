@@ -15,6 +15,24 @@ export const credentials = {
   secret: process.env.ROLLCALL_API_KEY_SECRET ?? 'd'.repeat(32),
 };
 
+/** browser is how Chromium is launched with playwright-core, also as root. */
+export const browser = {
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+    '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+};
+
+/** until asks again and again, for so many milliseconds, until what it gets passes. */
+export async function until(ask, passes, within) {
+  const deadline = Date.now() + within;
+  for (;;) {
+    const got = await ask();
+    if (passes(got)) return got;
+    if (Date.now() > deadline) throw new Error(`it stays ${JSON.stringify(got)}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
 const START_MS = 20_000;
 const STOP_MS = 10_000;
 const OUTPUT_CHARS = 10_000; // of a gateway, when it ended unasked

@@ -7,7 +7,7 @@ import { createServer } from 'node:http';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import { chromium } from 'playwright-core';
-import { credentials, start } from '../gateway.mjs';
+import { browser as browserOptions, credentials, start } from '../gateway.mjs';
 import { folder, run } from './node.mjs';
 
 const ARTIFACTS = new URL('./artifacts/', import.meta.url).pathname;
@@ -21,11 +21,7 @@ before(async () => {
   mkdirSync(ARTIFACTS, { recursive: true });
   app = await serveApp();
   gateway = await start({ env: { ROLLCALL_ALLOWED_ORIGINS: app.origin } });
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-      '--disable-background-networking', '--disable-component-update', '--disable-sync'],
-  });
+  browser = await chromium.launch(browserOptions);
 });
 
 after(async () => {

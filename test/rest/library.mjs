@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import twilio from 'twilio';
 import { WebSocket } from 'ws';
-import { credentials, start } from '../gateway.mjs';
+import { credentials, start, until as untilWithin } from '../gateway.mjs';
 
 const published = JSON.parse(readFileSync(new URL('../../gateway/rest/testdata/twilio_conversations_v1.json', import.meta.url)));
 
@@ -125,15 +125,7 @@ class Session {
 const WAIT_MS = 15_000;
 
 /** until asks again and again until what it gets passes. */
-export async function until(ask, passes) {
-  const deadline = Date.now() + WAIT_MS;
-  for (;;) {
-    const got = await ask();
-    if (passes(got)) return got;
-    assert.ok(Date.now() < deadline, `it stays ${JSON.stringify(got)}`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
+export const until = (ask, passes) => untilWithin(ask, passes, WAIT_MS);
 
 /** refused asserts that the library threw its decoded error. */
 export async function refused(promise, status, code) {

@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { after, before, describe, test } from 'node:test';
 import { chromium } from 'playwright-core';
+import { browser as browserOptions } from '../gateway.mjs';
 import { connectUri, Gateway, Log, sdks, tolerate } from './library.mjs';
 
 const bundle = (name) => readFileSync(new URL(`node_modules/conversations-${name[0]}/builds/twilio-conversations.min.js`, import.meta.url));
@@ -29,11 +30,7 @@ describe('in a browser', { concurrency: 4 }, () => {
     tolerate();
     pages = await site();
     gateway = await Gateway.start({ env: { ROLLCALL_ALLOWED_ORIGINS: new URL(pages.origin).host } });
-    browser = await chromium.launch({
-      executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-      args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-        '--disable-background-networking', '--disable-component-update', '--disable-sync'],
-    });
+    browser = await chromium.launch(browserOptions);
   });
   after(async () => {
     await browser?.close();

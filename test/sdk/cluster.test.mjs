@@ -213,4 +213,22 @@ describe('several nodes', { concurrency: 8 }, () => {
       assert.equal((await client.getUser('newcomer 0')).isOnline, true);
     }
   });
+
+  for (const [name, Client] of Object.entries(sdks)) {
+    test(`with a lower limit of subscriptions, ${name} is told of all that it says it is subscribed to`, async (t) => {
+      const { gateway } = await cluster(t, { ROLLCALL_MAX_SUBSCRIPTIONS: '10' });
+      const s = await gateway.service(t, Client);
+      const names = Array.from({ length: 12 }, (_, i) => `user ${i}`);
+      await Promise.all(names.map((identity) => s.make(identity)));
+      const alice = await s.open('alice');
+      const seen = [];
+      for (const identity of names.slice(0, 4)) seen.push(await s.watch(alice, identity));
+      seen.push(...await Promise.all(names.slice(4).map((identity) => s.watch(alice, identity)))); // the older make way
+      assert.equal((await alice.getSubscribedUsers()).length, 1 + 4);
+      for (const log of seen.filter(({ user }) => user.isSubscribed)) {
+        await s.profile(log.user.identity, { FriendlyName: 'told' });
+        await log.expect('name told');
+      }
+    });
+  }
 });

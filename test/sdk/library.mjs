@@ -6,7 +6,7 @@ import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { WebSocket } from 'ws';
-import { credentials, Node, start } from '../gateway.mjs';
+import { credentials, Node, start, until as untilWithin } from '../gateway.mjs';
 
 /** WAIT_MS is how long anything that must happen may take, on a machine that is busy. */
 export const WAIT_MS = 60_000;
@@ -75,15 +75,7 @@ export class Log {
 }
 
 /** until asks again and again until what it gets passes. */
-export async function until(ask, passes) {
-  const deadline = Date.now() + WAIT_MS;
-  for (;;) {
-    const got = await ask();
-    if (passes(got)) return got;
-    assert.ok(Date.now() < deadline, `it stays ${JSON.stringify(got)}`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
+export const until = (ask, passes) => untilWithin(ask, passes, WAIT_MS);
 
 /** listen logs what a client says of its connection. */
 export function listen(client) {
