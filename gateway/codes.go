@@ -120,6 +120,7 @@ const (
 	ErrorNotOwn            ErrorCode = 126
 	ErrorNoMap             ErrorCode = 127
 	ErrorUnsupported       ErrorCode = 128
+	ErrorAttributesDepth   ErrorCode = 129
 	ErrorTokenInvalid      ErrorCode = 20101
 	ErrorTokenHeader       ErrorCode = 20102
 	ErrorTokenIssuer       ErrorCode = 20103
@@ -166,6 +167,7 @@ var errorTexts = [...]ErrorText{
 	{ErrorNotOwn, "not_own", "Users may change only themselves"},
 	{ErrorNoMap, "no_map", "There is no such map"},
 	{ErrorUnsupported, "unsupported", "Not supported: only reachability is served here"},
+	{ErrorAttributesDepth, "attributes_depth", "The attributes are nested more than 64 levels deep"},
 	{ErrorTokenInvalid, "token_invalid", "Invalid Access Token"},
 	{ErrorTokenHeader, "token_header", "Invalid Access Token header"},
 	{ErrorTokenIssuer, "token_issuer", "Invalid Access Token issuer/subject"},

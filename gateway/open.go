@@ -119,6 +119,8 @@ func (s *Server) problem(err error) *Problem {
 		return &Problem{Code: ErrorAttributesTooLong, err: err}
 	case errors.Is(err, presence.ErrAttributes):
 		return &Problem{Code: ErrorAttributes, err: err}
+	case errors.Is(err, presence.ErrAttributesDepth):
+		return &Problem{Code: ErrorAttributesDepth, err: err}
 	case errors.Is(err, presence.ErrRejected):
 		return &Problem{Code: ErrorHookRejected, err: err}
 	case errors.Is(err, presence.ErrEnded):

@@ -33,7 +33,7 @@ func TestSDKStartUp(t *testing.T) {
 		c.init(mint(t, service, "ålice/😀", time.Hour))
 		f := c.reply("TM-init")
 		token, _ := f.Header["continuation_token"].(string)
-		if f.Status("status") != 200 || len(token) != 2+presence.SessionIDLen || f.Header["offline_storage"] != nil {
+		if f.Status("status") != 200 || len(token) != 3+presence.SessionIDLen || f.Header["offline_storage"] != nil {
 			t.Fatalf("init was answered with %v", f.Header)
 		}
 		if n.store.users[user("ålice/😀")].Online != presence.True {
@@ -137,12 +137,12 @@ func TestSDKStartUp(t *testing.T) {
 // TestSDKContinuation: a client that comes back names itself, and nobody minds how.
 func TestSDKContinuation(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, n *node) {
-		for _, given := range []string{`"CT` + strings.Repeat("0", presence.SessionIDLen) + `"`, `"what"`, `null`, `""`} {
+		for _, given := range []string{`"CT1` + strings.Repeat("0", presence.SessionIDLen) + `"`, `"what"`, `null`, `""`} {
 			c := n.dialSDK()
 			c.read()
 			c.frame(`{"id":"TM-init","method":"init","token":"`+mint(t, service, "alice", time.Hour)+`","continuation_token":`+given+`}`, "")
 			f := c.reply("TM-init")
-			if kept := fmt.Sprintf("%q", f.Header["continuation_token"]) == given; kept != strings.HasPrefix(given, `"CT`) {
+			if kept := fmt.Sprintf("%q", f.Header["continuation_token"]) == given; kept != strings.HasPrefix(given, `"CT1`) {
 				t.Errorf("given %s it has %v", given, f.Header["continuation_token"])
 			}
 		}
@@ -999,6 +999,45 @@ func TestSDKReplay(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestSDKBegunWhileOff: an SDK that was told at its start that reachability is off does not
+// look at it when it reads a user later, so it is sent it as an event, on its later
+// connections too.
+func TestSDKBegunWhileOff(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, n *node) {
+		n.store.flip(n.hub, service, false)
+		c := n.dialSDK()
+		c.read()
+		c.init(mint(t, service, "alice", time.Hour))
+		token, _ := c.reply("TM-init").Header["continuation_token"].(string)
+		if conf := c.must(200, "GET", "/Client/v2/Configuration", "", ""); conf["options"].(map[string]any)["reachability_enabled"] != false {
+			t.Fatalf("configuration = %v; want it off", conf)
+		}
+		n.store.flip(n.hub, service, true)
+		n.store.set(user("bob"), presence.True)
+		rev := fmt.Sprint(n.store.revision(user("bob")))
+		follow := func(when string) {
+			t.Helper()
+			c.subscribe("establish", object(testkit.UserMap("bob"), rev))
+			if got := c.items(); len(got) != 3 || !strings.HasSuffix(got[2], ` bob reachability {"notifiable":null,"online":true}`) {
+				t.Errorf("%s it is told %v; want bob online", when, got)
+			}
+			c.told("subscription_established")
+		}
+		follow("when it has read bob")
+
+		c = n.dialSDK()
+		c.read()
+		c.frame(`{"id":"TM-init","method":"init","token":"`+mint(t, service, "alice", time.Hour)+`","continuation_token":"`+token+`"}`, "")
+		c.reply("TM-init")
+		follow("on another connection")
+
+		c = n.arrive("carol") // it began with reachability on
+		c.must(200, "GET", "/Client/v2/Configuration", "", "")
+		c.subscribe("establish", object(testkit.UserMap("bob"), rev))
+		c.told("subscription_established")
+	})
 }
 
 // TestSDKAgain: to establish what is established does no harm, in one request or two.

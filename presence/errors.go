@@ -57,6 +57,7 @@ var (
 	ErrFriendlyName      = &Error{Op: "friendly name is too long", Kind: KindInvalid}
 	ErrAttributesTooLong = &Error{Op: "attributes are too long", Kind: KindInvalid}
 	ErrAttributes        = &Error{Op: "attributes are not JSON", Kind: KindInvalid}
+	ErrAttributesDepth   = &Error{Op: "attributes are nested too deeply", Kind: KindInvalid}
 
 	ErrNoService  = &Error{Op: "no such service", Kind: KindNotFound}
 	ErrNoUser     = &Error{Op: "no such user", Kind: KindNotFound}

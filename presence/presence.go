@@ -22,6 +22,10 @@ const (
 	DefaultAttributes = 16 << 10
 	// MaxAttributes is the most that it may be configured to.
 	MaxAttributes = 1 << 20
+	// MaxAttributesDepth is how deeply objects and arrays may lie in each other in
+	// attributes: clients that follow a user walk through them, some on their stack
+	// (the Conversations SDK overflows it at about 3,000).
+	MaxAttributesDepth = 64
 	// MaxFriendlyName is the longest friendly name, in characters.
 	MaxFriendlyName = 256
 )
@@ -286,15 +290,37 @@ func CheckFriendlyName(name string) error {
 }
 
 // CheckAttributes returns nil for attributes that are JSON text of at most limit
-// bytes, else ErrAttributesTooLong or ErrAttributes.
+// bytes and not too deep, else ErrAttributesTooLong, ErrAttributes or ErrAttributesDepth.
 func CheckAttributes(text string, limit int) error {
 	switch {
 	case len(text) > limit:
 		return ErrAttributesTooLong
 	case !json.Valid([]byte(text)):
 		return ErrAttributes
+	case depth(text) > MaxAttributesDepth:
+		return ErrAttributesDepth
 	}
 	return nil
+}
+
+// depth is how deeply objects and arrays lie in each other in valid JSON.
+func depth(text string) (deepest int) {
+	d, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '"':
+			quoted = !quoted
+		case quoted && c == '\\':
+			i++ // what follows ends no string
+		case quoted:
+		case c == '{' || c == '[':
+			d++
+			deepest = max(deepest, d)
+		case c == '}' || c == ']':
+			d--
+		}
+	}
+	return deepest
 }
 
 // IsSID reports whether s is a SID with the given two-letter prefix.

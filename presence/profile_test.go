@@ -44,6 +44,16 @@ func TestCheckAttributes(t *testing.T) {
 			t.Errorf("CheckAttributes(%q, 20) = %v; want %v", text, err, want)
 		}
 	}
+	nested := func(n int) string { return strings.Repeat(`[{"a":`, n/2) + `"[[{{\\\"[{"` + strings.Repeat(`}]`, n/2) }
+	if err := presence.CheckAttributes(nested(presence.MaxAttributesDepth), 1000); err != nil {
+		t.Errorf("CheckAttributes of as many levels as may be = %v", err)
+	}
+	if err := presence.CheckAttributes(nested(presence.MaxAttributesDepth+2), 1000); !errors.Is(err, presence.ErrAttributesDepth) {
+		t.Errorf("CheckAttributes of more levels = %v; want ErrAttributesDepth", err)
+	}
+	if err := presence.CheckAttributes("["+strings.Repeat("[],", 200)+"[]]", 1000); err != nil {
+		t.Errorf("CheckAttributes of many at one level = %v", err)
+	}
 	deep := strings.Repeat("[", 1_000_000) + strings.Repeat("]", 1_000_000)
 	if err := presence.CheckAttributes(deep, len(deep)); !errors.Is(err, presence.ErrAttributes) {
 		t.Errorf("CheckAttributes of a million brackets = %v; want ErrAttributes", err)

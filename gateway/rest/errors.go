@@ -44,6 +44,7 @@ var (
 	errLongIdentity   = failed(http.StatusBadRequest, 50207, "Identity too long: at most 256 bytes")
 	errUserExists     = failed(http.StatusConflict, 50201, "User already exists")
 	errLongAttributes = failed(http.StatusBadRequest, 50303, "Attributes too long")
+	errDeepAttributes = failed(http.StatusBadRequest, 50304, "Attributes not valid: nested more than 64 levels deep")
 	errAttributes     = failed(http.StatusBadRequest, 50304, "Attributes not valid: must be JSON")
 	errNoRole         = failed(http.StatusBadRequest, 50100, "Role not found")
 	errRoleType       = failed(http.StatusBadRequest, 50105, "Invalid role type")

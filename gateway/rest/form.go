@@ -104,6 +104,8 @@ func (f *form) attributes(limit int) (*string, error) {
 	switch err := presence.CheckAttributes(*v, limit); {
 	case errors.Is(err, presence.ErrAttributesTooLong):
 		return nil, errLongAttributes
+	case errors.Is(err, presence.ErrAttributesDepth):
+		return nil, errDeepAttributes
 	case err != nil:
 		return nil, errAttributes
 	}

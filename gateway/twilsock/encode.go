@@ -74,10 +74,9 @@ type registrationStatus struct {
 
 // encodeInit lets a client in. Without offline_storage the SDK in a browser reads maps
 // afresh after a reload, rather than item by item; without telemetry it sends none.
-func encodeInit(id, given string, w gateway.Welcome) []byte {
-	token, reissued := continuation(given, w.Session)
-	state := continuationStatus{Reissued: reissued}
-	if reissued {
+func encodeInit(id, given string, c continuation) []byte {
+	state := continuationStatus{Reissued: c.reissued}
+	if c.reissued {
 		state.Reason = "MISSING"
 		if given != "" {
 			state.Reason = "INVALID"
@@ -85,7 +84,7 @@ func encodeInit(id, given string, w gateway.Welcome) []byte {
 	}
 	return encode(header{Method: methodReply, ID: id, Status: statusOK, initReply: &initReply{
 		Capabilities:            []string{"client_update"},
-		ContinuationToken:       token,
+		ContinuationToken:       c.String(),
 		ContinuationTokenStatus: state,
 		InitRegistrations:       []registrationStatus{{"ip_messaging", "ers", status{Code: 201, Status: "CREATED"}}},
 	}}, nil)

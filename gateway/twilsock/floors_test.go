@@ -59,6 +59,20 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// TestReplayToTheBlind: who does not look at what it reads gets it again as an event,
+// unless there is nothing to be seen.
+func TestReplayToTheBlind(t *testing.T) {
+	h := &handler{}
+	h.blind.Store(true)
+	if ids, last := replayed(t, h, 10, 10); last != 11 || len(ids) != 3 {
+		t.Errorf("replayed %v, last %d; want three items with id 11", ids, last)
+	}
+	var events []itemEvent
+	if last := h.replay(&events, &presence.Snapshot{Identity: "ann", SID: "US2", Rev: 10}, 10); last != 10 || len(events) != 0 {
+		t.Errorf("of a user of whom nothing is known: %v, last %d; want nothing", events, last)
+	}
+}
+
 // TestFloors: a client that has seen an id above the user's revision takes nothing at
 // or below it, so what it is sent goes on above, until the revisions have caught up.
 func TestFloors(t *testing.T) {

@@ -331,10 +331,10 @@ func (h *handler) subscribe(ctx context.Context, m *message, s *subscriptions) {
 // replay adds the events of what a client has not seen of a user, and returns the id
 // of its last event. A client may have seen a revision above the user's: on a node
 // that put it ahead of the store's, or before the store lost data; or it was sent one
-// here, for that reason.
+// here, for that reason. A blind one gets again what it has read and not looked at.
 func (h *handler) replay(events *[]itemEvent, v *presence.Snapshot, known int64) (last int64) {
 	id := v.Rev
-	if known > 0 && known == id {
+	if known > 0 && known == id && (!h.blind.Load() || v.Online == presence.Null && v.Notifiable == presence.Null) {
 		return id
 	}
 	h.mu.Lock()

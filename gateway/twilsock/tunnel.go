@@ -157,6 +157,7 @@ func (h *handler) configuration(ctx context.Context, m *message, _ []string) {
 		h.fail(m, p)
 		return
 	}
+	h.blind.Store(!service.Enabled)
 	identity := h.session.Key().Identity
 	base := apiBase + service.SID
 	me := base + "/Users/" + url.PathEscape(identity)

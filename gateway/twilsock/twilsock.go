@@ -113,7 +113,10 @@ type handler struct {
 	paid    int  // reads of maps that count no more, since their user was just asked for
 
 	welcomed atomic.Bool
-	owed     atomic.Int64 // frames that the client has yet to acknowledge
+	// blind tells that reachability was off when this client started: of users that it
+	// comes to follow the SDK then does not read it, and takes it only from events.
+	blind atomic.Bool
+	owed  atomic.Int64 // frames that the client has yet to acknowledge
 
 	mu sync.Mutex // guards the following
 	// floors are of users whose events had to have ids above their revision, since the
@@ -156,7 +159,9 @@ func (h *handler) first(ctx context.Context, m *message) {
 	h.session.Open(ctx, gateway.Hello{Token: m.Token, Patience: initPatience},
 		func(w gateway.Welcome) []byte {
 			h.welcomed.Store(true)
-			return encodeInit(id, given, w)
+			c := continuationOf(given, w)
+			h.blind.Store(!c.enabled)
+			return encodeInit(id, given, c)
 		},
 		func(p *gateway.Problem) []byte { return encodeRefusal(id, p) })
 }
@@ -321,13 +326,33 @@ func (h *handler) Closing(code gateway.CloseCode, retry time.Duration) []byte {
 	return encode(header{Method: methodClose, ID: frameID(), Status: &s}, payload)
 }
 
-// continuation is the token by which a client names itself when it comes back. It
-// stays the same, for whoever reads logs; nothing depends on it.
-func continuation(given string, id presence.SessionID) (token string, reissued bool) {
-	if hex, ok := strings.CutPrefix(given, continuationPrefix); ok && len(hex) == presence.SessionIDLen && strings.Trim(hex, "0123456789abcdef") == "" {
-		return given, false
-	}
-	return continuationPrefix + string(id), true
+// continuation is the token by which a client names itself when it comes back, for as
+// long as its application runs. It stays the same, for whoever reads logs, and tells
+// whether reachability was on when the client started, which the SDK asks only once.
+type continuation struct {
+	enabled  bool
+	id       string // of the client's first session
+	reissued bool
 }
 
-const continuationPrefix = "CT"
+const (
+	continuationOn  = "CT1"
+	continuationOff = "CT0"
+)
+
+func continuationOf(given string, w gateway.Welcome) continuation {
+	for _, prefix := range []string{continuationOn, continuationOff} {
+		id, ok := strings.CutPrefix(given, prefix)
+		if ok && len(id) == presence.SessionIDLen && strings.Trim(id, "0123456789abcdef") == "" {
+			return continuation{enabled: prefix == continuationOn, id: id}
+		}
+	}
+	return continuation{enabled: w.Service.Enabled, id: string(w.Session), reissued: true}
+}
+
+func (c continuation) String() string {
+	if c.enabled {
+		return continuationOn + c.id
+	}
+	return continuationOff + c.id
+}

@@ -391,7 +391,7 @@ var statuses = map[gateway.ErrorCode]int{
 	gateway.ErrorTokenIdentity: 403, gateway.ErrorTokenService: 403, gateway.ErrorNoService: 404,
 	gateway.ErrorPushOff: 403, gateway.ErrorPushType: 400, gateway.ErrorPushAddress: 400, gateway.ErrorPushLife: 400,
 	gateway.ErrorPushCredential: 400, gateway.ErrorTooManyBindings: 409,
-	gateway.ErrorFriendlyName: 400, gateway.ErrorAttributesTooLong: 400, gateway.ErrorAttributes: 400,
+	gateway.ErrorFriendlyName: 400, gateway.ErrorAttributesTooLong: 400, gateway.ErrorAttributes: 400, gateway.ErrorAttributesDepth: 400,
 	gateway.ErrorHookRejected: 403, gateway.ErrorNoUser: 404, gateway.ErrorNotOwn: 403, gateway.ErrorNoMap: 404, gateway.ErrorUnsupported: 501,
 	gateway.ErrorTokenInvalid: 401, gateway.ErrorTokenHeader: 401, gateway.ErrorTokenIssuer: 401, gateway.ErrorTokenExpired: 401,
 	gateway.ErrorTokenNotYet: 401, gateway.ErrorTokenGrants: 401, gateway.ErrorTokenSignature: 401,
@@ -464,19 +464,22 @@ func TestRefusals(t *testing.T) {
 
 func TestInitReply(t *testing.T) {
 	session := presence.SessionID(strings.Repeat("0123456789abcdef", presence.SessionIDLen/16))
-	own := "CT" + string(session)
-	kept := "CT" + strings.Repeat("f", presence.SessionIDLen)
+	own := "CT1" + string(session)
+	kept := "CT1" + strings.Repeat("f", presence.SessionIDLen)
+	off := "CT0" + strings.Repeat("e", presence.SessionIDLen)
 	for name, tt := range map[string]struct{ given, token, reason string }{
 		"first time":    {"", own, "MISSING"},
 		"back":          {kept, kept, ""},
+		"began off":     {off, off, ""},
+		"neither":       {"CT2" + kept[3:], own, "INVALID"},
 		"of nobody":     {"opaque", own, "INVALID"},
 		"too long":      {kept + "0", own, "INVALID"},
-		"not hex":       {"CT" + strings.Repeat("g", presence.SessionIDLen), own, "INVALID"},
+		"not hex":       {"CT1" + strings.Repeat("g", presence.SessionIDLen), own, "INVALID"},
 		"other hex":     {strings.ToUpper(kept), own, "INVALID"},
-		"prefix alone":  {"CT", own, "INVALID"},
-		"quotes inside": {"CT" + strings.Repeat(`"`, presence.SessionIDLen), own, "INVALID"},
+		"prefix alone":  {"CT1", own, "INVALID"},
+		"quotes inside": {"CT1" + strings.Repeat(`"`, presence.SessionIDLen), own, "INVALID"},
 	} {
-		got := readBack(t, encodeInit("TM1", tt.given, gateway.Welcome{Session: session}))
+		got := readBack(t, encodeInit("TM1", tt.given, continuationOf(tt.given, gateway.Welcome{Session: session, Service: presence.Service{Enabled: true}})))
 		want := sent{Header: map[string]any{
 			"method": "reply", "id": "TM1", "status": map[string]any{"code": 200., "status": "OK"}, "payload_size": 0.,
 			"capabilities": []any{"client_update"}, "continuation_token": tt.token,

@@ -232,7 +232,7 @@ test('the samples are for who signed in, and for the service that is chosen', as
 
   // What cannot be seen in an identity is written out, and what would end the text is escaped.
   await page.getByLabel('Follow', { exact: true }).fill("a'b\\c\u202ed\u00e9");
-  await page.getByText("getUser('a\\'b\\\\c\\u202ed\u00e9')").waitFor();
+  await page.getByText("follow('a\\'b\\\\c\\u202ed\u00e9')").waitFor();
   await page.getByRole('button', { name: 'Sign out' }).click();
   assert.equal(await page.locator('#panel-sdk').textContent(), '');
   assert.deepEqual(complaints, []);

@@ -11,6 +11,7 @@ import (
 	conversations "github.com/twilio/twilio-go/rest/conversations/v1"
 
 	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
+	"github.com/rollcall-presence/rollcall/presence"
 )
 
 // users is the library's methods of one form of URL, so that both forms are held to
@@ -82,6 +83,9 @@ var userOperations = slices.Concat(
 )
 
 // usersIn are the operations of users in one form of URL.
+// deep are attributes of a level more than may be.
+var deep = strings.Repeat("%5B", presence.MaxAttributesDepth+1) + strings.Repeat("%5D", presence.MaxAttributesDepth+1)
+
 func usersIn(name string, form func(*testing.T, *contract) users) []operation {
 	in := func(run func(t *testing.T, in users)) func(*testing.T, *contract) {
 		return func(t *testing.T, c *contract) { run(t, form(t, c)) }
@@ -96,6 +100,7 @@ func usersIn(name string, form func(*testing.T, *contract) users) []operation {
 			{what: "an identity that is taken", params: "Identity=alice+of+main", status: 409, code: 50201},
 			{what: "a long name", params: "Identity=a&FriendlyName=" + strings.Repeat("%C3%A9", 257), status: 400, code: 50003},
 			{what: "attributes that are not JSON", params: "Identity=a&Attributes=%7B", status: 400, code: 50304},
+			{what: "attributes that are too deep", params: "Identity=a&Attributes=" + deep, status: 400, code: 50304},
 			{what: "long attributes", params: "Identity=a&Attributes=%22" + strings.Repeat("a", 16<<10) + "%22", status: 400, code: 50303},
 			{what: "no role", params: "Identity=a&RoleSid=RL" + noSID, status: 400, code: 50100},
 			{what: "a role of the other type", prepare: otherRole("Identity=a&RoleSid", "conversation"), status: 400, code: 50105},
@@ -105,6 +110,7 @@ func usersIn(name string, form func(*testing.T, *contract) users) []operation {
 		{id: "Update" + name, run: in(updatesUser), refuses: []refusal{
 			{what: "a long name", params: "FriendlyName=" + strings.Repeat("%C3%A9", 257), status: 400, code: 50003},
 			{what: "attributes that are not JSON", params: "Attributes=%7B", status: 400, code: 50304},
+			{what: "attributes that are too deep", params: "Attributes=" + deep, status: 400, code: 50304},
 			{what: "long attributes", params: "Attributes=%22" + strings.Repeat("a", 16<<10) + "%22", status: 400, code: 50303},
 			{what: "no role", params: "RoleSid=RL" + noSID, status: 400, code: 50100},
 			{what: "a role of the other type", prepare: otherRole("RoleSid", "conversation"), status: 400, code: 50105},

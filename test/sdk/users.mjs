@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { connectUri, Log, spell } from './library.mjs';
+import { came, connectUri, Log, spell, until } from './library.mjs';
 
 // A user may have each of these as its identity, and be asked for by it.
 const ODD = ['a/b', 'a?b=c&d', 'a#b', '100%', '%2F', 'a@b.example', 'a:b', ' a b ', '+', '..', 'zoë', '日本語', '👩‍👩‍👧 family', '"\\\'<&>', 'MPuYQ', 'x'.repeat(256)];
@@ -174,8 +174,14 @@ export function users(gateway, Client) {
     const seen = await s.watch(alice, 'bob');
     await assert.rejects(bob.user.updateFriendlyName('x'.repeat(257)), { status: 400 });
     await assert.rejects(bob.user.updateAttributes({ text: 'x'.repeat(16 * 1024) }), { status: 400 });
+    // Deeper than this the SDK of whoever follows bob would overflow its stack, here and in REST.
+    const deep = (levels) => JSON.parse('['.repeat(levels) + ']'.repeat(levels));
+    await assert.rejects(bob.user.updateAttributes(deep(65)), { status: 400 });
+    await assert.rejects(s.profile('bob', { Attributes: JSON.stringify(deep(65)) }), { status: 400 });
     await seen.quiet();
     assert.equal((await s.read('bob')).attributes, '{}');
+    await bob.user.updateAttributes(deep(64));
+    await seen.next((text) => text.startsWith('attributes'), 'attributes');
     await bob.user.updateFriendlyName('x'.repeat(256));
     await seen.expect(`name ${'x'.repeat(256)}`);
     await bob.user.updateAttributes({ text: 'x'.repeat(16 * 1024 - 11) });
@@ -210,6 +216,24 @@ export function users(gateway, Client) {
     // It is told when a client starts only.
     assert.deepEqual([alice.reachabilityEnabled, (await s.open('late')).reachabilityEnabled], [false, false]);
     await seen.quiet();
+  });
+
+  test('a client that began while the switch was off is told of whom it comes to follow', async (t) => {
+    const s = await gateway().service(t, Client, { enabled: false });
+    const line = await s.line();
+    const alice = await s.open('alice', { url: line.url });
+    await s.enable(true);
+    for (const [identity, lost] of [['bob', false], ['carol', true]]) {
+      await s.open(identity);
+      if (lost) { // on a later connection the SDK does not ask for the switch
+        line.fail();
+        await alice.log.next((item) => item === 'connecting', 'loss');
+        line.restore();
+        await came(alice.log, 'connected');
+      }
+      const { user } = await s.watch(alice, identity);
+      await until(() => user.isOnline, (online) => online === true);
+    }
   });
 
   test('a deleted user is unknown, and known again once it is made again', async (t) => {

@@ -5,9 +5,13 @@ const client = new Client(process.env.ACCESS_TOKEN, {
   Twilsock: { uri: process.env.GATEWAY_SOCKET }, // the only line that is new
 });
 
-client.on('initialized', async () => {
+client.on('initialized', () => {
   console.log('reachability', client.reachabilityEnabled);
-  const followed = await client.getUser(process.env.FOLLOWED);
+  follow(process.env.FOLLOWED).catch(({ message }) => console.error('following', message));
+});
+
+async function follow(identity) {
+  const followed = await client.getUser(identity);
   console.log(followed.identity, 'online', followed.isOnline);
   console.log(followed.identity, 'notifiable', followed.isNotifiable);
 
@@ -19,6 +23,6 @@ client.on('initialized', async () => {
       console.log(user.identity, 'notifiable', user.isNotifiable);
     }
   });
-});
+}
 
 client.on('connectionError', ({ message }) => console.error('connection', message));

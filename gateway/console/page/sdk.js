@@ -127,7 +127,7 @@ export class Sdk {
     this.#values.ACCESS_TOKEN = made.token;
     this.#write();
     const ends = new Date(made.expires_at);
-    setText(this.#parts.status, `The token is good until ${clockTime(ends)}: whoever has it can connect as ${identity} until then.`);
+    this.#parts.status.replaceChildren(`The token is good until ${clockTime(ends)}: whoever has it can connect as `, h('bdi', {}, identity), ' until then.');
     this.#parts.signer.replaceChildren(...named('API key SID', issuer(made.token)));
     this.#expiry = setTimeout(() => setText(this.#parts.status, 'The token has expired. Make a new one.'), ends - Date.now());
   }
