@@ -42,6 +42,7 @@ type partition struct {
 	end    map[presence.NodeID]map[presence.SessionID]bool
 	ops    map[presence.NodeID]int64
 	linger map[presence.Key]time.Time
+	away   map[presence.Key]time.Duration // of who lingers: for how long it will have been away then
 	beat   time.Time
 }
 
@@ -67,6 +68,7 @@ func (m *Model) part(p presence.Partition) *partition {
 		m.parts[p] = &partition{
 			leases: map[presence.NodeID]time.Time{}, held: map[presence.NodeID]map[presence.SessionID]presence.Key{},
 			end: map[presence.NodeID]map[presence.SessionID]bool{}, ops: map[presence.NodeID]int64{}, linger: map[presence.Key]time.Time{},
+			away: map[presence.Key]time.Duration{},
 		}
 	}
 	return m.parts[p]
@@ -187,19 +189,25 @@ func (m *Model) end(p *partition, now time.Time, n presence.NodeID, e presence.E
 		_, removed = u.sessions[e.ID]
 		delete(u.sessions, e.ID)
 	}
-	_, lingers := p.linger[e.Key]
+	due, lingers := p.linger[e.Key]
 	last := m.orphan(e.Key)
+	ago := time.Duration(0)
+	if !e.Left.IsZero() {
+		ago = max(0, now.Sub(e.Left))
+	}
 	switch {
 	case !removed && (!last || lingers):
 		return presence.Unchanged, nil
 	case e.Linger > 0:
-		p.cover(e.Key, now.Add(e.Linger-m.silence(p, now)))
+		p.cover(e.Key, now.Add(e.Linger-m.silence(p, now)), e.Linger+ago)
 		if !last {
 			return presence.Unchanged, nil
 		}
 		return presence.Lingering, nil
 	case !last:
 		return presence.Unchanged, nil
+	case lingers && due.Add(m.silence(p, now)-p.away[e.Key]).After(now.Add(-ago)):
+		return presence.Lingering, nil // for a session that ended later
 	}
 	delete(p.linger, e.Key)
 	if e.Service.Enabled {
@@ -210,9 +218,9 @@ func (m *Model) end(p *partition, now time.Time, n presence.NodeID, e presence.E
 }
 
 // cover has a user not be shown offline before a time, whatever becomes of its sessions until then.
-func (p *partition) cover(k presence.Key, due time.Time) {
+func (p *partition) cover(k presence.Key, due time.Time, away time.Duration) {
 	if have, ok := p.linger[k]; !ok || have.Before(due) {
-		p.linger[k] = due
+		p.linger[k], p.away[k] = due, away
 	}
 }
 
@@ -278,7 +286,7 @@ func (m *Model) Leave(now time.Time, n presence.NodeID, q presence.Partition, ha
 	p := m.part(q)
 	for s, k := range p.held[n] {
 		delete(m.users[k].sessions, s)
-		p.cover(k, now.Add(handover-m.silence(p, now)))
+		p.cover(k, now.Add(handover-m.silence(p, now)), handover)
 	}
 	delete(p.leases, n)
 	delete(p.held, n)
@@ -363,7 +371,7 @@ func (m *Model) Clone() *Model {
 	maps.Copy(c.deleted, m.deleted)
 	for q, p := range m.parts {
 		c.parts[q] = &partition{
-			leases: maps.Clone(p.leases), held: deep(p.held), end: deep(p.end), ops: maps.Clone(p.ops), linger: maps.Clone(p.linger), beat: p.beat,
+			leases: maps.Clone(p.leases), held: deep(p.held), end: deep(p.end), ops: maps.Clone(p.ops), linger: maps.Clone(p.linger), away: maps.Clone(p.away), beat: p.beat,
 		}
 	}
 	return c

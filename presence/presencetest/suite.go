@@ -94,6 +94,7 @@ func Run(t *testing.T, open func(*testing.T) *Harness) {
 		{"Leave", leave},
 		{"Revisions", revisions},
 		{"LateCloseOfOldSession", lateClose},
+		{"LateSignOut", lateSignOut},
 		{"EndUnderStaleSwitch", endUnderStaleSwitch},
 		{"OpenUnderStaleEpoch", openUnderStaleEpoch},
 		{"EndUnderNewEpoch", endUnderNewEpoch},
@@ -488,6 +489,33 @@ func lateClose(t *testing.T, h *Harness) {
 
 // A node that has not heard that the switch is on again publishes an end: others,
 // who have heard, show the user online.
+// A sign-out that is told late, because the store was away, does not cut short the linger of
+// a session that ended after it; one that is told in time does.
+func lateSignOut(t *testing.T, h *Harness) {
+	w := newWorld(t, h, true)
+	for _, c := range []struct {
+		user    string
+		late    time.Duration // between the sign-out and its being told
+		outcome presence.Outcome
+		online  presence.Tri
+	}{
+		{"ada", 7 * time.Second, presence.Lingering, presence.True},
+		{"bob", 0, presence.Changed, presence.False},
+	} {
+		w.beat("n1", c.user)
+		w.register("n1", c.user, 1)
+		w.register("n2", c.user, 2)
+		w.end("n2", c.user, 2, 10*time.Second)
+		h.Advance(time.Second)
+		e := presence.Ended{Key: w.key(c.user), ID: sessionID(1), Service: w.service, How: presence.EndClean, Left: time.Now().Add(-c.late)}
+		r := must(w.Store.End(w.ctx, w.Store.Partition(e.Key), "n1", []presence.Ended{e}))(t)
+		if r.Outcomes[0] != c.outcome {
+			t.Errorf("a sign-out told %v late = %v; want %v", c.late, r.Outcomes[0], c.outcome)
+		}
+		w.wantOnline(fmt.Sprintf("after a sign-out told %v late", c.late), c.user, c.online)
+	}
+}
+
 func endUnderStaleSwitch(t *testing.T, h *Harness) {
 	w := newWorld(t, h, true)
 	w.register("n1", "ada", 1)

@@ -21,6 +21,8 @@ for i = 5, #ARGV, 9 do
       -- also while the user has other sessions: those may be a dead node's, which is yet to be reaped
       lingering(svc, id, linger, silent, ARGV[i + 7], tonumber(ARGV[i + 8]))
       if last then outcome = 2 end
+    elseif last and newer(svc, id, silent, tonumber(ARGV[i + 8])) then
+      outcome = 2
     elseif last then
       redis.call('ZREM', base .. ':linger', svc .. id)
       offline(svc, id, ARGV[i + 4] == '1' and tonumber(ARGV[i + 5]) or 0, tonumber(ARGV[i + 6]), 'end')

@@ -351,6 +351,14 @@ local function lingering(svc, id, linger, silent, how, ago)
   redis.call('HSET', ukey(svc, id), 'left', how .. ' ' .. str(linger + ago))
 end
 
+-- True if the user lingers for a session that ended after one which ended some ms ago: what is told late, because
+-- Redis was away, does not cut short what began since.
+local function newer(svc, id, silent, ago)
+  local due = tonumber(redis.call('ZSCORE', base .. ':linger', svc .. id) or nil)
+  local away = due and tonumber(string.match(redis.call('HGET', ukey(svc, id), 'left') or '', ' (%d+)$'))
+  return away and due + silent - away > now - ago or false
+end
+
 -- True if the user is recorded online without any session to keep it so.
 local function orphan(svc, id)
   return redis.call('EXISTS', onkey(svc, id)) == 0 and redis.call('HGET', ukey(svc, id), 'online') == '1'
