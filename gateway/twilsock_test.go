@@ -449,7 +449,7 @@ func TestSDKEnds(t *testing.T) {
 			c.frame(`{"id":"TM-u","method":"update","token":"x"}`, "")
 			c.reply("TM-u")
 			c.frame(`{"id":"1","method":"close"}`, "")
-			c.wantsToken(gateway.CloseBadToken)
+			c.closes(gateway.CloseBye, 0)
 		}, presence.EndLost},
 		"close frame after a refused token and a good one": {func(_ *node, c *sdk) {
 			for _, token := range []string{"x", mint(c.t, service, "alice", 2*time.Hour)} {

@@ -173,16 +173,13 @@ func (h *handler) request(ctx context.Context, m *message) {
 		return
 	case methodClose:
 		h.session.CountRequest(requestBye)
-		switch {
-		// The SDK's doing, not its user's, who may be back: with another token, or
-		// because it does not wait any more to be let in.
-		case h.refused:
-			h.session.Close(gateway.CloseBadToken, nil)
-		case !h.welcomed.Load():
+		if h.refused || !h.welcomed.Load() {
+			// The SDK's doing, not its user's, who may be back: with another token, or
+			// because it does not wait any more to be let in.
 			h.session.Close(gateway.CloseBye, nil)
-		default:
-			h.session.Bye(ctx)
+			return
 		}
+		h.session.Bye(ctx)
 		return
 	case methodInit:
 		h.session.CountRequest(requestHello)
