@@ -139,9 +139,9 @@ const (
 
 // notification is the frame of an event that tells of a request about subscriptions.
 func notification(event string, correlation json.RawMessage, events any) []byte {
-	return encode(header{Method: "notification", ID: frameID(), MessageType: syncEvent}, marshal(struct {
+	return encodeNotification(marshal(struct {
 		Type        string          `json:"event_type"`
-		Version     int             `json:"event_protocol_version"`
+		Version     json.Number     `json:"event_protocol_version"`
 		Correlation json.RawMessage `json:"correlation_id"`
 		Events      any             `json:"events"`
 	}{event, eventVersion, correlation, events}))
@@ -151,12 +151,16 @@ func notification(event string, correlation json.RawMessage, events any) []byte 
 // order, and to move its cursor.
 const (
 	syncEvent    = "twilio.sync.event"
-	eventVersion = 4
+	eventVersion = "4"
 )
+
+func encodeNotification(payload []byte) []byte {
+	return encode(header{Method: "notification", ID: frameID(), MessageType: syncEvent}, payload)
+}
 
 // What is around the events of items, in a notification.
 const (
-	itemsHead = `{"event_type":"` + eventItem + `","event_protocol_version":4,"events":[`
+	itemsHead = `{"event_type":"` + eventItem + `","event_protocol_version":` + eventVersion + `,"events":[`
 	itemsTail = `]}`
 )
 
@@ -173,7 +177,7 @@ func encodeItems(events []itemEvent) []byte {
 		}
 		b = append(b, marshal(&events[i])...)
 	}
-	return encode(header{Method: "notification", ID: frameID(), MessageType: syncEvent}, append(b, itemsTail...))
+	return encodeNotification(append(b, itemsTail...))
 }
 
 // merge makes one notification of several that encodeItems made.
@@ -187,5 +191,5 @@ func merge(frames [][]byte) []byte {
 		_, events, _ := bytes.Cut(frame, []byte(itemsHead))
 		b = append(b, events[:len(events)-len(itemsTail)]...)
 	}
-	return encode(header{Method: "notification", ID: frameID(), MessageType: syncEvent}, append(b, itemsTail...))
+	return encodeNotification(append(b, itemsTail...))
 }
