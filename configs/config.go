@@ -53,6 +53,8 @@ type Config struct {
 	PingInterval time.Duration `key:"ping_interval"`
 	PongTimeout  time.Duration `key:"pong_timeout"`
 	HelloTimeout time.Duration `key:"hello_timeout"`
+	// BatchDelay is 0 where no update waits.
+	BatchDelay time.Duration `key:"batch_delay"`
 	// WaitTimeout is 0 where nobody may wait.
 	WaitTimeout  time.Duration `key:"wait_timeout"`
 	DrainTimeout time.Duration `key:"drain_timeout"`
@@ -114,6 +116,7 @@ func Default() Config {
 		PingInterval:     25 * time.Second,
 		PongTimeout:      8 * time.Second,
 		HelloTimeout:     10 * time.Second,
+		BatchDelay:       100 * time.Millisecond,
 		WaitTimeout:      30 * time.Second,
 		DrainTimeout:     25 * time.Second,
 		MaxFrame:         64 << 10,

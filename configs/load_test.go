@@ -211,6 +211,7 @@ func TestValidate(t *testing.T) {
 		"linger negative":           {func(c *configs.Config) { c.Linger = -1 }, "linger: "},
 		"ping_interval":             {func(c *configs.Config) { c.PingInterval = 50 * time.Second }, "ping_interval: and pong_timeout are 58s together"},
 		"pong_timeout":              {func(c *configs.Config) { c.PingInterval = 5 * time.Second }, "pong_timeout: is 8s, so the next ping"},
+		"batch_delay":               {func(c *configs.Config) { c.BatchDelay = 2 * time.Second }, "batch_delay: "},
 		"hello_timeout":             {func(c *configs.Config) { c.HelloTimeout = 0 }, "hello_timeout: "},
 		"drain_timeout":             {func(c *configs.Config) { c.DrainTimeout = time.Hour }, "drain_timeout: "},
 		"request_rate":              {func(c *configs.Config) { c.RequestRate = 0 }, "request_rate: is 0: set it from 1"},

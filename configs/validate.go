@@ -153,6 +153,7 @@ func (c *Config) validateTimers(p *problems) {
 	between(p, "ping_interval", c.PingInterval, time.Second, idleLimit)
 	between(p, "pong_timeout", c.PongTimeout, 50*time.Millisecond, idleLimit)
 	between(p, "hello_timeout", c.HelloTimeout, 100*time.Millisecond, time.Minute)
+	between(p, "batch_delay", c.BatchDelay, 0, time.Second)
 	if least := StoreTimeout + time.Second; c.WaitTimeout != 0 && c.WaitTimeout < least {
 		p.add("wait_timeout", "is %v, and as long may it take to find out that Redis is away: raise it to %v or more, or set it to 0s for no wait",
 			c.WaitTimeout, least)

@@ -16,7 +16,7 @@ func TestAnswerWaitsForRoom(t *testing.T) {
 		n := start(t, fanout.Options{})
 		const size = 1000
 		var b fanout.Mailbox
-		b.Init(sid, size, func() {})
+		b.Init(sid, size, func(bool) {})
 		n.Attach(&b)
 		large := make([]byte, 2*size)
 		if err := b.Answer(t.Context(), large); err != nil {

@@ -82,7 +82,7 @@ func (h *Hub) gather() *wakes {
 
 func (h *Hub) call(w *wakes) {
 	for _, b := range w.boxes {
-		b.wake()
+		b.wake(false)
 	}
 	clear(w.boxes)
 	w.boxes = w.boxes[:0]

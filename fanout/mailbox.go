@@ -27,7 +27,7 @@ const controlCost = 96
 type Mailbox struct {
 	service string
 	max     int
-	wake    func()
+	wake    func(urgent bool)
 
 	mu    sync.Mutex // guards the following; taken after a partition's, never before
 	front *node      // waiting, oldest first
@@ -38,7 +38,7 @@ type Mailbox struct {
 	held  int             // of answers that wait
 	count int32           // of nodes that wait
 	owed  presence.Tri    // the switch, if service.updated waits; else Null
-	awake bool            // wake was called and Next has not returned empty since
+	awake rouse           // how wake was called since Next returned empty
 	full  bool
 	gone  bool // detached
 
@@ -81,10 +81,11 @@ type Item struct {
 // updates that wait may take maxBytes, 0 means DefaultMailbox; of answers the same,
 // and one more.
 //
-// wake is called when there is something to take after Next returned nothing, and
-// once more when the mailbox becomes full. It is called without locks, by any
-// goroutine, and must not block.
-func (b *Mailbox) Init(service string, maxBytes int, wake func()) {
+// wake is called when there is something to take after Next returned nothing, and once more
+// when the mailbox becomes full. It is called without locks, by any goroutine, and must not
+// block. What is not urgent, because only updates wait, may be taken a little later, with those
+// that come meanwhile; if an answer comes meanwhile, wake is called again, urgently.
+func (b *Mailbox) Init(service string, maxBytes int, wake func(urgent bool)) {
 	if maxBytes <= 0 {
 		maxBytes = DefaultMailbox
 	}
@@ -99,7 +100,7 @@ func (b *Mailbox) Control(frame []byte) error {
 		wake := b.overflowLocked()
 		b.mu.Unlock()
 		if wake {
-			b.wake()
+			b.wake(true)
 		}
 		return ErrFull
 	}
@@ -110,10 +111,10 @@ func (b *Mailbox) Control(frame []byte) error {
 	c := &control{frame: frame, ready: true}
 	b.bytes += controlCost + len(frame)
 	b.pushControlLocked(c)
-	wake := b.rouseLocked()
+	wake := b.rouseLocked(urgent)
 	b.mu.Unlock()
 	if wake {
-		b.wake()
+		b.wake(true)
 	}
 	return nil
 }
@@ -155,7 +156,7 @@ func (b *Mailbox) Next(batch []Item) []Item {
 		}
 	}
 	if len(batch) == 0 {
-		b.awake = false
+		b.awake = asleep
 	}
 	return batch
 }
@@ -205,7 +206,7 @@ func (b *Mailbox) put(s *subscription, u *Update) (wake, conflated bool) {
 	b.bytes += cost
 	s.update = u
 	b.pushLocked(&s.node)
-	return b.rouseLocked(), conflated
+	return b.rouseLocked(soon), conflated
 }
 
 // switched lets service.updated wait, in place of an older one.
@@ -216,7 +217,7 @@ func (b *Mailbox) switched(enabled bool) (wake bool) {
 		return false
 	}
 	b.owed = presence.TriOf(enabled)
-	return b.rouseLocked()
+	return b.rouseLocked(soon)
 }
 
 // await returns once an answer of any size may be reserved.
@@ -270,10 +271,10 @@ func (b *Mailbox) fill(c *control, frame []byte) error {
 	}
 	c.frame, c.ready = frame, true
 	b.held += len(frame)
-	wake := b.rouseLocked()
+	wake := b.rouseLocked(urgent)
 	b.mu.Unlock()
 	if wake {
-		b.wake()
+		b.wake(true)
 	}
 	return nil
 }
@@ -284,10 +285,10 @@ func (b *Mailbox) cancel(c *control) {
 	if c.waits {
 		b.takeControlLocked(c)
 	}
-	wake := b.rouseLocked()
+	wake := b.rouseLocked(urgent)
 	b.mu.Unlock()
 	if wake {
-		b.wake()
+		b.wake(true)
 	}
 }
 
@@ -382,12 +383,21 @@ func (b *Mailbox) deliverableLocked() bool {
 	return b.front != nil && (b.front.control == nil || b.front.control.ready)
 }
 
+// rouse is how a mailbox's session was woken.
+type rouse uint8
+
+const (
+	asleep rouse = iota
+	soon
+	urgent
+)
+
 // rouseLocked reports whether wake must be called, and takes it that it will be.
-func (b *Mailbox) rouseLocked() bool {
-	if b.awake || !b.deliverableLocked() && b.owed == presence.Null {
+func (b *Mailbox) rouseLocked(how rouse) bool {
+	if b.awake >= how || !b.deliverableLocked() && b.owed == presence.Null {
 		return false
 	}
-	b.awake = true
+	b.awake = how
 	return true
 }
 
@@ -395,7 +405,7 @@ func (b *Mailbox) overflowLocked() bool {
 	if b.full || b.gone {
 		return false
 	}
-	b.full, b.awake = true, true
+	b.full, b.awake = true, urgent
 	b.dropLocked()
 	return true
 }

@@ -155,7 +155,7 @@ func TestConflationOfAnotherUser(t *testing.T) {
 func TestWake(t *testing.T) {
 	var b fanout.Mailbox
 	wakes := 0
-	b.Init(sid, 0, func() { wakes++ })
+	b.Init(sid, 0, func(bool) { wakes++ })
 	put := func(s string) {
 		if err := b.Control([]byte(s)); err != nil {
 			t.Fatal(err)
@@ -189,7 +189,7 @@ func TestWake(t *testing.T) {
 func TestFullOfControl(t *testing.T) {
 	var b fanout.Mailbox
 	wakes := 0
-	b.Init(sid, 4096, func() { wakes++ })
+	b.Init(sid, 4096, func(bool) { wakes++ })
 	frame := make([]byte, 1000)
 	n := 0
 	for b.Control(frame) == nil {
@@ -249,7 +249,7 @@ func TestSubscribeWaitsForRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := start(t, fanout.Options{})
 		var b fanout.Mailbox
-		b.Init(sid, 1000, func() {})
+		b.Init(sid, 1000, func(bool) {})
 		n.Attach(&b)
 		large := func([]presence.Snapshot) []byte { return make([]byte, 5000) }
 		if err := n.Subscribe(t.Context(), &b, []string{"ann"}, nil, large); err != nil {

@@ -81,7 +81,7 @@ func newClient(h *fanout.Hub, service string, maxBytes int) *client {
 		service: service, hub: h, wakes: make(chan struct{}, 1),
 		wanted: map[string]bool{}, answers: map[string]reply{}, seen: map[string]presence.Snapshot{},
 	}
-	c.box.Init(service, maxBytes, func() {
+	c.box.Init(service, maxBytes, func(bool) {
 		select {
 		case c.wakes <- struct{}{}:
 		default:

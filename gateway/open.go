@@ -51,6 +51,7 @@ type Hello struct {
 	Token     string
 	Known     map[string]int64 // users to subscribe to at once, and the revisions that the client knows of them
 	Invisible bool             // connect without going online
+	Batch     bool             // updates may wait for others, for up to Timers.Batch
 	// Patience is how long the client waits at most to be let in while the store is
 	// away; it is sent away with ErrorUnavailable then. 0: for as long as Timers.Wait.
 	Patience time.Duration
@@ -203,6 +204,7 @@ func (s *Session) Open(ctx context.Context, h Hello, answer func(Welcome) []byte
 	}
 	s.place = p
 	s.mu.Unlock()
+	s.batches = h.Batch
 	s.srv.greeted(s)
 	if err := s.identify(h); err != nil {
 		s.refuse(s.srv.problem(err))
@@ -271,7 +273,7 @@ func (s *Session) enter(ctx context.Context, p *place) error {
 		return err
 	}
 	if !s.attached {
-		s.mail.Init(s.key.Service, s.srv.opt.Limits.Mailbox, s.wake)
+		s.mail.Init(s.key.Service, s.srv.opt.Limits.Mailbox, s.roused)
 		s.attached = true
 		s.srv.opt.Hub.Attach(&s.mail)
 	}

@@ -98,6 +98,10 @@ type Timers struct {
 	// ExpiryWarning is how long before its token expires a client is told, or a tenth
 	// of the token's life if that is less. Default 60 s.
 	ExpiryWarning time.Duration
+	// Batch is how long an update may wait for others at a session whose client takes
+	// batches and was written to less than that ago. Default 100 ms, at which nobody
+	// notices that somebody came or went; negative: not at all.
+	Batch time.Duration
 	// ReadyDelay is between failing readiness and closing the listener, for load
 	// balancers to notice. Default 0.
 	ReadyDelay time.Duration
@@ -157,6 +161,7 @@ func (o Options) withDefaults() (Options, error) {
 	t.Wait = cmp.Or(t.Wait, 30*time.Second)
 	t.ExpiryWarning = cmp.Or(t.ExpiryWarning, time.Minute)
 	t.Drain = cmp.Or(t.Drain, 15*time.Second)
+	t.Batch = cmp.Or(t.Batch, 100*time.Millisecond)
 	if t.Ping < time.Second || t.Pong <= 0 || t.Pong >= t.Ping || t.Request >= t.Pong ||
 		min(t.Hello, t.Write, t.Close, t.Request, t.ExpiryWarning, t.Drain) <= 0 || t.ReadyDelay < 0 {
 		errs = append(errs, errors.New("Timers: Request < Pong < Ping, Ping at least a second, none negative"))

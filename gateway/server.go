@@ -31,6 +31,7 @@ type Server struct {
 	log     *zap.Logger
 	metrics *metrics
 	wheel   *wheel
+	batcher *batcher
 	rates   struct{ request, accept rate.Limit }
 	public  *http.Server
 	admin   *http.Server
@@ -73,6 +74,7 @@ func New(opt Options) (*Server, error) {
 		log:      opt.Log,
 		metrics:  newMetrics(opt.Metrics, requests),
 		wheel:    newWheel(),
+		batcher:  newBatcher(opt.Timers.Batch),
 		leaving:  make(chan struct{}, maxLeaving),
 		stopped:  make(chan struct{}),
 		served:   make(chan struct{}),
@@ -130,6 +132,7 @@ func (s *Server) Serve(ctx context.Context, public, admin net.Listener) error {
 	failed := make(chan error, 2)
 	wg.Go(func() { s.wheel.run(inner) })
 	wg.Go(func() { s.lobby.run(inner) })
+	wg.Go(func() { s.batcher.run(inner) })
 	wg.Go(func() {
 		var err error
 		if s.public.TLSConfig != nil {

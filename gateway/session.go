@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -87,6 +88,7 @@ type Session struct {
 	requests   rate.Bucket
 	refusals   rate.Bucket
 	beside     *beside // nil until there is something to do
+	batches    bool    // Hello.Batch; read by all once the mailbox is ready
 	attached   bool    // the hub knows the mailbox
 	joined     bool    // presence was told of the session, and not yet of its end
 	counted    bool    // among the sessions that were let in
@@ -100,6 +102,7 @@ type Session struct {
 
 	busy       atomic.Bool  // the reader handles a message
 	heardAt    atomic.Int64 // when something last came, on the wheel's clock
+	toldAt     atomic.Int64 // when updates were last written, on the wheel's clock, if the client takes batches
 	writeSince atomic.Int64 // when the write that is going on began, on the wheel's clock; 0 when none is
 
 	mu       sync.Mutex // guards the following; never held over I/O
@@ -430,6 +433,15 @@ func (s *Session) pinged(context.Context, []byte) bool {
 
 func (s *Session) ponged(context.Context, []byte) { s.sock.pause() }
 
+// roused is told that something came into the mailbox.
+func (s *Session) roused(urgent bool) {
+	if delay := s.srv.batcher.delay; s.batches && !urgent && s.srv.wheel.now()-time.Duration(s.toldAt.Load()) < delay {
+		s.srv.batcher.add(s)
+		return
+	}
+	s.wake()
+}
+
 // wake makes sure that a writer looks at what waits.
 func (s *Session) wake() {
 	s.mu.Lock()
@@ -509,6 +521,9 @@ func (s *Session) writeOnce(out *outgoing) bool {
 		}
 	}
 	ok := s.writeItems(out, buf, ahead)
+	if len(out.items) > 0 && s.batches && slices.ContainsFunc(out.items, func(i fanout.Item) bool { return i.Update != nil }) {
+		s.toldAt.Store(int64(s.srv.wheel.now()))
+	}
 	clear(out.items)
 	if ok && last != nil {
 		ok = s.put(last, 1)

@@ -152,6 +152,60 @@ func TestBatch(t *testing.T) {
 	})
 }
 
+// A client that takes batches gets the first update at once, and those that follow
+// together, Timers.Batch later; what it asked for never waits. Others get each at once.
+func TestBatchDelay(t *testing.T) {
+	bubble(t, func(o *gateway.Options) { o.Timers.Batch = 100 * time.Millisecond }, func(t *testing.T, n *node) {
+		batch, plain := n.dial(nil).read(), n.connect("bob")
+		batch.send(`{"type":"hello","batch":true,"token":"` + mint(t, service, "alice", time.Hour) + `"}`)
+		batch.want("welcome")
+		for _, p := range []*peer{batch, plain} {
+			p.send(`{"type":"subscribe","identities":["a","b","c","d"]}`)
+			p.want("subscribed")
+		}
+		time.Sleep(time.Second)
+		began := time.Now()
+		took := func(what string, want time.Duration) {
+			t.Helper()
+			if got := time.Since(began); got != want {
+				t.Errorf("%s after %v; want %v", what, got, want)
+			}
+		}
+		set := func(identity string) {
+			synctest.Wait() // no writer is at work
+			k := presence.Key{Service: service, Identity: identity}
+			n.store.set(k, presence.TriOf(n.store.users[k].Online != presence.True))
+			plain.want("user.updated")
+		}
+		set("a")
+		batch.want("user.updated")
+		took("the first update", 0)
+		time.Sleep(30 * time.Millisecond)
+		set("b")
+		set("c")
+		took("the updates of one that takes no batches", 30*time.Millisecond)
+		batch.none()
+		time.Sleep(20 * time.Millisecond)
+		batch.send(`{"type":"ping"}`)
+		if m, _ := batch.want("batch")["messages"].([]any); len(m) != 2 {
+			t.Errorf("batch = %v; want the two that waited", m)
+		}
+		batch.want("pong")
+		took("an answer, and what was before it", 50*time.Millisecond)
+		set("d")
+		batch.want("user.updated")
+		took("an update after a write", 130*time.Millisecond) // of the round that b began
+		time.Sleep(200 * time.Millisecond)
+		began = time.Now()
+		set("a")
+		set("b")
+		batch.want("user.updated")
+		took("the first update after a quiet time", 0)
+		batch.want("user.updated")
+		took("the next", 100*time.Millisecond)
+	})
+}
+
 // TestSlowReaderConflates is G9: who reads late gets the final state, and was not
 // closed for it.
 func TestSlowReaderConflates(t *testing.T) {

@@ -247,7 +247,7 @@ func (n *node) gatewayOptions(cfg configs.Config, reg *prometheus.Registry, log 
 		},
 		Timers: gateway.Timers{
 			Hello: cfg.HelloTimeout, Ping: cfg.PingInterval, Pong: cfg.PongTimeout, Request: min(5*time.Second, cfg.PongTimeout*3/4), Drain: cfg.DrainWindow(),
-			Wait: cmp.Or(cfg.WaitTimeout, -1),
+			Wait: cmp.Or(cfg.WaitTimeout, -1), Batch: cmp.Or(cfg.BatchDelay, -1),
 		},
 		Ready: map[string]func(context.Context) error{
 			"bus": func(context.Context) error {

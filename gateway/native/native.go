@@ -104,6 +104,7 @@ func (h *handler) first(ctx context.Context, r *request, err error) {
 		Token:     *r.Token,
 		Known:     known,
 		Invisible: r.Invisible,
+		Batch:     r.Batch,
 	}, func(w gateway.Welcome) []byte { return encodeWelcome(w, known) },
 		func(p *gateway.Problem) []byte { return encodeError(id, p) })
 }
