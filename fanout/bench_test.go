@@ -37,7 +37,7 @@ func newAudience(tb testing.TB, subs int) *audience {
 	a.user.Attributes = ""
 	for range subs {
 		b := &fanout.Mailbox{}
-		b.Init(ann.Service, 0, func() { a.wakes++ })
+		b.Init(ann.Service, 0, func(bool) { a.wakes++ })
 		a.Attach(b)
 		if err := a.Subscribe(context.Background(), b, []string{ann.Identity}, nil, func([]presence.Snapshot) []byte { return []byte("x") }); err != nil {
 			tb.Fatal(err)
@@ -119,7 +119,7 @@ func TestMemory(t *testing.T) {
 	}
 	n := newNode(w, fanout.Options{})
 	boxes := make([]fanout.Mailbox, sessions) // the session's own
-	wake := func() {}
+	wake := func(bool) {}
 	answer := func([]presence.Snapshot) []byte { return nil }
 	before := heap()
 	for i := range boxes {
@@ -186,10 +186,16 @@ func BenchmarkPublishDeliver(b *testing.B) {
 
 // Updates that nobody reads: each replaces the last.
 func BenchmarkConflate(b *testing.B) {
-	a := newAudience(b, 1000)
-	b.ReportAllocs()
-	for b.Loop() {
-		a.publish()
+	for _, subs := range []int{1, 1000} {
+		b.Run("subs="+strconv.Itoa(subs), func(b *testing.B) {
+			a := newAudience(b, subs)
+			a.publish()
+			b.ReportAllocs()
+			for b.Loop() {
+				a.publish()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(subs), "ns/sub")
+		})
 	}
 }
 

@@ -106,36 +106,13 @@ func benchmarkFresh(b *testing.B) {
 func benchmarkIdle(b *testing.B, protocol string, sessions int) {
 	const warm = 500
 	srv, addr, sid := idleNode(b)
-	cmd := exec.CommandContext(b.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), idleClient+"="+addr+","+sid+","+protocol)
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = stdin.Close(); _ = cmd.Wait() })
-	answers := bufio.NewScanner(stdout)
-	connect := func(n int) time.Duration {
-		begin := time.Now()
-		if _, err := fmt.Fprintln(stdin, n); err != nil {
-			b.Fatal(err)
-		}
-		if !answers.Scan() || answers.Text() != "connected" {
-			b.Fatalf("the client says %q", answers.Text())
-		}
-		return time.Since(begin)
-	}
+	connect := idleClients(b, addr, sid, protocol)
 
 	connect(warm)
 	base, goroutines := resident(b), runtime.NumGoroutine()
-	took := connect(sessions)
+	began := time.Now()
+	connect(sessions)
+	took := time.Since(began)
 	peak := float64(statusKB(b, "VmRSS:")<<10-base) / float64(sessions)
 	rss := float64(resident(b)-base) / float64(sessions)
 	var m runtime.MemStats
@@ -157,6 +134,36 @@ func benchmarkIdle(b *testing.B, protocol string, sessions int) {
 	_ = w.Flush()
 	if rss > idleBytes || each > idleGoroutines+0.01 {
 		b.Errorf("an idle session costs %.0f B and %.3f goroutines; want at most %d and %d", rss, each, idleBytes, idleGoroutines)
+	}
+}
+
+// idleClients starts a process of clients; a call has so many more come, and returns
+// when they have.
+func idleClients(b *testing.B, addr, sid, protocol string) (connect func(n int)) {
+	b.Helper()
+	cmd := exec.CommandContext(b.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), idleClient+"="+addr+","+sid+","+protocol)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = stdin.Close(); _ = cmd.Wait() })
+	answers := bufio.NewScanner(stdout)
+	return func(n int) {
+		if _, err := fmt.Fprintln(stdin, n); err != nil {
+			b.Fatal(err)
+		}
+		if !answers.Scan() || answers.Text() != "connected" {
+			b.Fatalf("the client says %q", answers.Text())
+		}
 	}
 }
 
@@ -242,7 +249,7 @@ func serveIdleClients(addr, sid string, p idleProtocol) error {
 		var wg sync.WaitGroup
 		next := make(chan int)
 		errs := make(chan error, n)
-		for range 32 {
+		for range min(32, n) {
 			wg.Go(func() {
 				for i := range next {
 					if err := openIdle(addr, sid, p, i); err != nil {
@@ -273,6 +280,21 @@ type idleProtocol struct {
 	op                byte
 	say               func(token, sid, me, other string) []string
 	hear              func(message string, say func(string) error) (done bool, err error)
+	leave             string // said in the end by one who does not stay; one of a few users
+}
+
+func init() {
+	native, twilsock := idleProtocols["native"], idleProtocols["twilsock"]
+	both := native.say
+	native.say = func(token, sid, me, _ string) []string { return both(token, sid, me, "bob") }
+	idleProtocols["watcher"] = native
+	native.say = func(token, sid, me, other string) []string { return both(token, sid, me, other)[:1] }
+	native.leave = `{"type":"bye"}`
+	idleProtocols["native-visit"] = native
+	all := twilsock.say
+	twilsock.say = func(token, sid, me, other string) []string { return all(token, sid, me, other)[:1] }
+	twilsock.leave = testkit.TwilsockText(`{"id":"TM","method":"close"}`, "")
+	idleProtocols["twilsock-visit"] = twilsock
 }
 
 var idleProtocols = map[string]idleProtocol{
@@ -318,6 +340,9 @@ var idleProtocols = map[string]idleProtocol{
 // openIdle opens one session, which subscribes to another user and then only
 // answers pings, and acknowledges.
 func openIdle(addr, sid string, p idleProtocol, i int) error {
+	if p.leave != "" {
+		i %= 64
+	}
 	me, other := "user-"+strconv.Itoa(i), "user-"+strconv.Itoa(i/2)
 	token, err := auth.Mint(key, sid, me, time.Now(), time.Hour)
 	if err != nil {
@@ -358,6 +383,17 @@ func openIdle(addr, sid string, p idleProtocol, i int) error {
 				done, err = p.hear(string(message), say)
 			}
 			if err != nil {
+				return err
+			}
+		}
+	}
+	if p.leave != "" {
+		defer func() { _ = c.Close() }()
+		if err := say(p.leave); err != nil {
+			return err
+		}
+		for {
+			if op, _, err := nextFrame(r); err != nil || op == 0x88 {
 				return err
 			}
 		}
