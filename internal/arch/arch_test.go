@@ -40,12 +40,19 @@ var allowed = map[string][]string{
 	"internal/testkit/proxy": {},
 	"internal/testkit/skew":  {},
 
+	"internal/load/plan":   {},
+	"internal/load":        {"auth", "internal/load/report", "internal/load/wire"},
+	"internal/load/report": {},
+	"internal/load/wire":   {},
+
+	"cmd/rollcall-load": {"configs", "internal/load", "internal/load/plan", "internal/load/report"},
+
 	"cmd/rollcall": {"auth", "client", "configs", "fanout", "fanout/redisbus", "gateway", "gateway/console", "gateway/native", "gateway/rest", "gateway/twilsock", "presence", "presence/redisstore", "internal/keys", "internal/rate", "webhook"},
 }
 
 // standardOnly are the packages that import nothing but the standard library and
 // our own: the domain and the fan-out know no Redis, zap, Prometheus or WebSocket.
-var standardOnly = []string{"presence", "fanout", "internal/keys", "internal/rate"}
+var standardOnly = []string{"presence", "fanout", "internal/keys", "internal/rate", "internal/load/plan"}
 
 func TestImports(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", module+"...").Output()

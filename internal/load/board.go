@@ -1,0 +1,106 @@
+package load
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// board is what the processes of a run share: for each user the acts that its watchers
+// must come to see. An act makes a user come (odd numbers) or go (even ones). It is
+// noted before it is done, so nobody can see one that is not there yet.
+//
+// It is a file mapped into each process: a watcher looks up an act for each event that
+// it receives, which must cost nothing beside receiving it. Times are of the wall clock,
+// the one clock that all processes of a machine have in common.
+type board struct {
+	slots []slot
+	data  []byte
+}
+
+// recent is of how many acts of a user the times are kept.
+const recent = 6
+
+// slot is one user's.
+type slot struct {
+	acts    atomic.Uint32
+	lenient atomic.Uint32 // not 0 once a departure may or may not be told, since the user was away for about the linger
+	due     [recent]atomic.Int64
+}
+
+// newBoard makes a file for so many users. The caller removes it.
+func newBoard(users int) (*board, string, error) {
+	f, err := os.CreateTemp(sharedDir(), "rollcall-load-")
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() { _ = f.Close() }()
+	b, err := mapBoard(f, users)
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return nil, "", err
+	}
+	return b, f.Name(), nil
+}
+
+// sharedDir is where files live in memory, if there is such a place.
+func sharedDir() string {
+	if i, err := os.Stat("/dev/shm"); err == nil && i.IsDir() {
+		return "/dev/shm"
+	}
+	return ""
+}
+
+func openBoard(name string, users int) (*board, error) {
+	f, err := os.OpenFile(name, os.O_RDWR, 0) //nolint:gosec // the parent's
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return mapBoard(f, users)
+}
+
+func mapBoard(f *os.File, users int) (*board, error) {
+	size := users * int(unsafe.Sizeof(slot{}))
+	if err := f.Truncate(int64(size)); err != nil {
+		return nil, err
+	}
+	data, err := syscall.Mmap(int(f.Fd()), 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED) //nolint:gosec // G115: a file descriptor
+	if err != nil {
+		return nil, fmt.Errorf("map %s: %w", f.Name(), err)
+	}
+	return &board{unsafe.Slice((*slot)(unsafe.Pointer(unsafe.SliceData(data))), users), data}, nil //nolint:gosec // the layout is slot's
+}
+
+func (b *board) close() { _ = syscall.Munmap(b.data) }
+
+// begin notes that a user comes or goes, as was due at a time.
+func (b *board) begin(user uint32, due time.Time) {
+	s := &b.slots[user]
+	n := s.acts.Load() + 1
+	s.due[n%recent].Store(due.UnixNano())
+	s.acts.Store(n)
+}
+
+// online tells what a user's state is after so many acts.
+func online(act uint32) bool { return act%2 == 1 }
+
+// settled is the last act of a user that its state agrees with.
+func (s *slot) settled(isOnline bool) uint32 {
+	n := s.acts.Load()
+	if online(n) != isOnline && n > 0 {
+		n--
+	}
+	return n
+}
+
+// since is how long ago an act was due; false if that is forgotten.
+func (s *slot) since(act uint32, now time.Time) (time.Duration, bool) {
+	if s.acts.Load()-act >= recent-1 { // one is being written, perhaps
+		return 0, false
+	}
+	return time.Duration(now.UnixNano() - s.due[act%recent].Load()), true
+}

@@ -1,0 +1,364 @@
+// Package wire is the load generator's end of a connection: a WebSocket client and a
+// reader of the native protocol which cost as little as they can, so that what is
+// measured is the server.
+//
+// An idle connection keeps its socket, a goroutine on the smallest stack and some 100
+// bytes: buffers belong to all connections and are borrowed when something has come.
+// Frames are masked with zeros, which spares the client the work; the server unmasks them
+// like any other.
+package wire
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// maxMessage bounds a message of the server. An answer may hold a user's attributes for
+// each of hundreds of identities.
+const maxMessage = 16 << 20
+
+// The opcodes of RFC 6455, section 5.2, with FIN set.
+const (
+	opText  = 0x81
+	opClose = 0x88
+	opPing  = 0x89
+	opPong  = 0x8a
+)
+
+// Closed is how a connection ended. Code is 1006 if it broke without a close frame.
+type Closed struct {
+	Code   int
+	Reason string
+	Err    error // what was wrong with the connection; nil after a close frame
+}
+
+func (c *Closed) Error() string {
+	if c.Err != nil {
+		return fmt.Sprintf("connection lost: %v", c.Err)
+	}
+	return fmt.Sprintf("closed with %d %s", c.Code, c.Reason)
+}
+
+func (c *Closed) Unwrap() error { return c.Err }
+
+// Refused is an answer to the handshake that is no WebSocket.
+type Refused struct {
+	Status     int
+	RetryAfter time.Duration // 0 if the server named no time
+}
+
+func (r *Refused) Error() string {
+	return fmt.Sprintf("refused with %d %s", r.Status, http.StatusText(r.Status))
+}
+
+// Dialer opens connections. It may be used by several goroutines once its fields are set.
+type Dialer struct {
+	// Subprotocol is asked for; none if empty.
+	Subprotocol string
+	// TLS is for wss addresses; nil is the default configuration.
+	TLS *tls.Config
+}
+
+// key is a Sec-WebSocket-Key, and accept the answer to it (RFC 6455, section 1.3). It
+// proves nothing between a client and a server that know each other.
+const (
+	key    = "dGhlIHNhbXBsZSBub25jZQ=="
+	accept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+)
+
+// Dial connects to a ws or wss address from the given local address, if it is not nil. ctx
+// bounds the handshake.
+func (d *Dialer) Dial(ctx context.Context, u *url.URL, from net.Addr) (*Conn, error) {
+	host := u.Host
+	if u.Port() == "" {
+		host = net.JoinHostPort(u.Hostname(), map[string]string{"ws": "80", "wss": "443"}[u.Scheme])
+	}
+	nd := net.Dialer{LocalAddr: from, KeepAlive: -1}
+	if from != nil {
+		nd.Control = bindLate
+	}
+	nc, err := nd.DialContext(ctx, "tcp", host)
+	if err != nil {
+		return nil, err
+	}
+	if u.Scheme == "wss" {
+		cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+		if d.TLS != nil {
+			cfg = d.TLS.Clone()
+		}
+		if cfg.ServerName == "" {
+			cfg.ServerName = u.Hostname()
+		}
+		nc = tls.Client(nc, cfg)
+	}
+	c := &Conn{Conn: nc}
+	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
+	err = c.handshake(u, d.Subprotocol)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = nc.Close()
+		return nil, err
+	}
+	if sc, ok := nc.(syscall.Conn); ok {
+		if c.raw, err = sc.SyscallConn(); err != nil {
+			_ = nc.Close()
+			return nil, err
+		}
+		c.take = c.receive
+	}
+	return c, nil
+}
+
+// Conn is one WebSocket. One goroutine may read; any may write.
+type Conn struct {
+	net.Conn
+	raw  syscall.RawConn // nil where the bytes of the socket are not those of the stream (TLS)
+	take func(fd uintptr) bool
+
+	// The following are owned by the reader.
+	rest []byte  // of a frame that has not arrived whole; nil while none
+	in   *buffer // borrowed while it holds something
+}
+
+func (c *Conn) handshake(u *url.URL, subprotocol string) error {
+	b := make([]byte, 0, 512)
+	b = append(append(append(append(b, "GET "...), u.RequestURI()...), " HTTP/1.1\r\nHost: "...), u.Host...)
+	b = append(b, "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "+key...)
+	if subprotocol != "" {
+		b = append(append(b, "\r\nSec-WebSocket-Protocol: "...), subprotocol...)
+	}
+	if _, err := c.Write(append(b, "\r\n\r\n"...)); err != nil {
+		return err
+	}
+	b = b[:0]
+	for {
+		if len(b) > 8<<10 {
+			return errors.New("the answer to the handshake is too long")
+		}
+		b = append(b, make([]byte, 512)...)
+		n, err := c.Conn.Read(b[len(b)-512:])
+		b = b[:len(b)-512+n]
+		if end := bytes.Index(b, []byte("\r\n\r\n")); end >= 0 {
+			if rest := b[end+4:]; len(rest) > 0 {
+				c.rest = bytes.Clone(rest)
+			}
+			return upgraded(b[:end+2])
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// upgraded looks at the head of the server's answer.
+func upgraded(head []byte) error {
+	status := 0
+	if line, _, _ := bytes.Cut(head, []byte("\r\n")); len(line) > 12 && bytes.HasPrefix(line, []byte("HTTP/1.1 ")) {
+		status, _ = strconv.Atoi(string(line[9:12]))
+	}
+	switch {
+	case status == 0:
+		return errors.New("the answer to the handshake is not HTTP/1.1")
+	case status != http.StatusSwitchingProtocols:
+		r := &Refused{Status: status}
+		if s, err := strconv.Atoi(header(head, "retry-after")); err == nil {
+			r.RetryAfter = time.Duration(s) * time.Second
+		}
+		return r
+	case header(head, "sec-websocket-accept") != accept:
+		return errors.New("the answer to the handshake has a wrong Sec-WebSocket-Accept")
+	}
+	return nil
+}
+
+func header(head []byte, name string) string {
+	for line := range bytes.SplitSeq(head, []byte("\r\n")) {
+		if k, v, ok := bytes.Cut(line, []byte(":")); ok && bytes.EqualFold(k, []byte(name)) {
+			return string(bytes.TrimSpace(v))
+		}
+	}
+	return ""
+}
+
+// Send sends a text message.
+func (c *Conn) Send(message []byte) error { return c.frame(opText, message) }
+
+// Bye sends a close frame. The server answers it and ends the connection.
+func (c *Conn) Bye(code uint16) error {
+	return c.frame(opClose, binary.BigEndian.AppendUint16(nil, code))
+}
+
+// Cut ends the connection at once, without a close frame: the server sees it reset.
+func (c *Conn) Cut() {
+	nc := c.Conn
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	if t, ok := nc.(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
+	}
+	_ = nc.Close()
+}
+
+func (c *Conn) frame(op byte, payload []byte) error {
+	b := make([]byte, 0, 14+len(payload))
+	b = append(b, op)
+	switch n := len(payload); {
+	case n < 126:
+		b = append(b, 0x80|byte(n))
+	case n <= 0xffff:
+		b = binary.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n)) //nolint:gosec // G115: it fits
+	default:
+		b = binary.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n)) //nolint:gosec // G115: it fits
+	}
+	_, err := c.Write(append(append(b, 0, 0, 0, 0), payload...))
+	return err
+}
+
+// buffer is what connections read into, with what came of it.
+type buffer struct {
+	b   [16 << 10]byte
+	n   int
+	err error
+}
+
+var buffers = sync.Pool{New: func() any { return &buffer{} }}
+
+// receive is what waits in the socket: it borrows a buffer only if there is anything.
+func (c *Conn) receive(fd uintptr) bool {
+	in := buffers.Get().(*buffer)
+	for {
+		in.n, in.err = syscall.Read(int(fd), in.b[:]) //nolint:gosec // G115: a file descriptor
+		switch {
+		case errors.Is(in.err, syscall.EINTR):
+		case errors.Is(in.err, syscall.EAGAIN):
+			buffers.Put(in)
+			return false
+		default:
+			c.in = in
+			return true
+		}
+	}
+}
+
+// Next waits until something has come and calls handle with each text message in it; the
+// bytes are valid during the call. It answers pings. It returns nil when all that came was
+// handled, handle's error if there is one, or a *Closed, after which the socket is to be
+// closed.
+func (c *Conn) Next(handle func(message []byte) error) error {
+	if len(c.rest) > 0 { // what came with the handshake may be whole
+		if used, err := c.frames(c.rest, handle); used > 0 || err != nil {
+			c.keep(c.rest[used:])
+			return err
+		}
+	}
+	if c.raw != nil {
+		if err := c.raw.Read(c.take); err != nil {
+			return &Closed{Code: 1006, Err: err}
+		}
+	} else {
+		c.in = buffers.Get().(*buffer)
+		c.in.n, c.in.err = c.Conn.Read(c.in.b[:])
+	}
+	in := c.in
+	defer func() { buffers.Put(in); c.in = nil }()
+	if in.n <= 0 {
+		if in.err == nil {
+			in.err = io.EOF
+		}
+		return &Closed{Code: 1006, Err: in.err}
+	}
+	data := in.b[:in.n]
+	if len(c.rest) > 0 {
+		data = append(c.rest, data...)
+	}
+	used, err := c.frames(data, handle)
+	c.keep(data[used:])
+	return err
+}
+
+// keep keeps the beginning of a frame whose end has not come.
+func (c *Conn) keep(rest []byte) {
+	if len(rest) == 0 {
+		c.rest = nil
+		return
+	}
+	c.rest = bytes.Clone(rest)
+}
+
+// frames handles the whole frames at the beginning of data, and returns their length.
+func (c *Conn) frames(data []byte, handle func([]byte) error) (used int, err error) {
+	for {
+		op, payload, size, err := frame(data[used:])
+		if err != nil {
+			return used, &Closed{Code: 1006, Err: err}
+		}
+		if size == 0 {
+			return used, nil
+		}
+		used += size
+		switch op {
+		case opText:
+			err = handle(payload)
+		case opPing:
+			err = c.frame(opPong, payload)
+		case opPong:
+		case opClose:
+			closed := &Closed{Code: 1005}
+			if len(payload) >= 2 {
+				closed.Code, closed.Reason = int(binary.BigEndian.Uint16(payload)), string(payload[2:])
+			}
+			_ = c.frame(opClose, payload[:min(2, len(payload))])
+			err = closed
+		default:
+			err = &Closed{Code: 1006, Err: fmt.Errorf("a frame that begins with %#x", op)}
+		}
+		if err != nil {
+			return used, err
+		}
+	}
+}
+
+// frame is the first frame in data; size 0 if it has not arrived whole.
+func frame(data []byte) (op byte, payload []byte, size int, err error) {
+	if len(data) < 2 {
+		return 0, nil, 0, nil
+	}
+	n, head := uint64(data[1]), 2
+	switch n {
+	case 126:
+		if head = 4; len(data) < head {
+			return 0, nil, 0, nil
+		}
+		n = uint64(binary.BigEndian.Uint16(data[2:]))
+	case 127:
+		if head = 10; len(data) < head {
+			return 0, nil, 0, nil
+		}
+		n = binary.BigEndian.Uint64(data[2:])
+	}
+	switch {
+	case data[1]&0x80 != 0:
+		return 0, nil, 0, errors.New("a masked frame of the server")
+	case n > maxMessage:
+		return 0, nil, 0, fmt.Errorf("a frame of %d bytes", n)
+	case uint64(len(data)-head) < n: //nolint:gosec // G115: not negative
+		return 0, nil, 0, nil
+	}
+	size = head + int(n) //nolint:gosec // G115: at most maxMessage
+	return data[0], data[head:size], size, nil
+}
