@@ -1,6 +1,6 @@
 # make run    start a gateway with an embedded store; it prints the page to open
 # make test   everything that must hold: vet, tests with the race detector, the live page in a browser,
-#             the REST API through the Node helper library, the Conversations SDK against it
+#             the REST API through the Node helper library, the Conversations SDK against it, the k6 scripts
 # make test-faults   the faults of test/faults in full, which takes up to 25 minutes; writes docs/reliability.md
 # make check  test, and that the code is formatted
 # make lint   the linters (the first run builds them, which takes minutes)
@@ -14,7 +14,7 @@ FUZZTIME ?= 10s
 BENCH    ?= .
 TOOL      = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: build run test test-faults go-test browser-test rest-test sdk-test check format-check lint format fuzz bench up clean
+.PHONY: build run test test-faults go-test browser-test rest-test sdk-test k6-test check format-check lint format fuzz bench up clean
 .DEFAULT_GOAL := build
 
 build:
@@ -23,7 +23,7 @@ build:
 run: build
 	./bin/rollcall serve --log-format console
 
-test: go-test browser-test rest-test sdk-test
+test: go-test browser-test rest-test sdk-test k6-test
 
 go-test:
 	tools/system-deps.sh
@@ -50,6 +50,12 @@ sdk-test: build
 	tools/system-deps.sh
 	cd test/sdk && npm ci --no-audit --no-fund
 	cd test/sdk && ROLLCALL_BIN=$(CURDIR)/bin/rollcall npm test
+
+# The scripts of loadtest/k6, run by a stand-in for k6, and by k6 itself where it is on PATH.
+k6-test: build
+	tools/system-deps.sh
+	cd test/k6 && npm ci --no-audit --no-fund
+	cd test/k6 && ROLLCALL_BIN=$(CURDIR)/bin/rollcall npm test
 
 check: format-check test
 
@@ -85,4 +91,5 @@ up: .env
 		"$$(random)" "$$(random)" "$$(random)" "$$(random)" >$@
 
 clean:
-	rm -rf bin dist test/browser/node_modules test/browser/artifacts test/rest/node_modules test/sdk/node_modules
+	rm -rf bin dist test/browser/node_modules test/browser/artifacts test/rest/node_modules test/sdk/node_modules \
+		test/k6/node_modules
