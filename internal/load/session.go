@@ -178,7 +178,7 @@ func (s *session) answer(conn *wire.Conn, want wire.Kind) error {
 				done = true
 				return s.users(m, s.snapshot)
 			case wire.Error:
-				return fmt.Errorf("error %d", wire.Code(m))
+				return problem(m)
 			default:
 				return s.message(kind, m)
 			}
@@ -267,7 +267,7 @@ func (s *session) message(kind wire.Kind, m []byte) error {
 	case wire.Updated, wire.Batch:
 		return s.users(m, s.update)
 	case wire.Error:
-		return fmt.Errorf("error %d", wire.Code(m))
+		return problem(m)
 	default:
 		return nil
 	}
@@ -389,3 +389,16 @@ func parse(raw string) (*url.URL, error) {
 	}
 	return u, err
 }
+
+// refusal is an error message of the server.
+type refusal struct {
+	code int
+	what string
+}
+
+func problem(m []byte) error {
+	code, what := wire.Problem(m)
+	return &refusal{code, what}
+}
+
+func (r *refusal) Error() string { return fmt.Sprintf("error %d: %s", r.code, r.what) }

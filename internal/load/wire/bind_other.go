@@ -4,5 +4,5 @@ package wire
 
 import "syscall"
 
-// bindLate does nothing where there is no IP_BIND_ADDRESS_NO_PORT.
-func bindLate(_, _ string, _ syscall.RawConn) error { return nil }
+// prepare does nothing: what it sets on Linux has other names elsewhere, or none.
+func prepare(_ syscall.RawConn, _, _ bool) error { return nil }

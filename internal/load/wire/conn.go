@@ -29,13 +29,20 @@ import (
 // each of hundreds of identities.
 const maxMessage = 16 << 20
 
-// The opcodes of RFC 6455, section 5.2, with FIN set.
+// The first bytes of frames (RFC 6455, section 5.2). A message may come in several: the
+// first says what it is, the last has FIN set.
 const (
+	opMore  = 0x00
+	opFirst = 0x01
+	opLast  = 0x80
 	opText  = 0x81
 	opClose = 0x88
 	opPing  = 0x89
 	opPong  = 0x8a
 )
+
+// maxControl bounds the payload of a control frame.
+const maxControl = 125
 
 // Closed is how a connection ended. Code is 1006 if it broke without a close frame.
 type Closed struct {
@@ -53,6 +60,9 @@ func (c *Closed) Error() string {
 
 func (c *Closed) Unwrap() error { return c.Err }
 
+// ErrProtocol is of an answer to the handshake that no server of this protocol gives.
+var ErrProtocol = errors.New("the answer to the handshake is wrong")
+
 // Refused is an answer to the handshake that is no WebSocket.
 type Refused struct {
 	Status     int
@@ -65,10 +75,14 @@ func (r *Refused) Error() string {
 
 // Dialer opens connections. It may be used by several goroutines once its fields are set.
 type Dialer struct {
-	// Subprotocol is asked for; none if empty.
+	// Subprotocol is asked for, and must be what the server takes; none if empty.
 	Subprotocol string
 	// TLS is for wss addresses; nil is the default configuration.
 	TLS *tls.Config
+	// Narrow keeps little on its way to the client: some tens of KiB, as to a peer on a bad
+	// line, where two ends on one machine have megabytes. Only then does a server notice soon
+	// that a client does not read.
+	Narrow bool
 }
 
 // key is a Sec-WebSocket-Key, and accept the answer to it (RFC 6455, section 1.3). It
@@ -86,8 +100,8 @@ func (d *Dialer) Dial(ctx context.Context, u *url.URL, from net.Addr) (*Conn, er
 		host = net.JoinHostPort(u.Hostname(), map[string]string{"ws": "80", "wss": "443"}[u.Scheme])
 	}
 	nd := net.Dialer{LocalAddr: from, KeepAlive: -1}
-	if from != nil {
-		nd.Control = bindLate
+	if from != nil || d.Narrow {
+		nd.Control = func(_, _ string, c syscall.RawConn) error { return prepare(c, from != nil, d.Narrow) }
 	}
 	nc, err := nd.DialContext(ctx, "tcp", host)
 	if err != nil {
@@ -106,7 +120,7 @@ func (d *Dialer) Dial(ctx context.Context, u *url.URL, from net.Addr) (*Conn, er
 	c := &Conn{Conn: nc}
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 	err = c.handshake(u, d.Subprotocol)
-	if !stop() && err == nil {
+	if !stop() {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
@@ -131,6 +145,7 @@ type Conn struct {
 
 	// The following are owned by the reader.
 	rest []byte  // of a frame that has not arrived whole; nil while none
+	part []byte  // of a message whose last frame has not come; nil while none
 	in   *buffer // borrowed while it holds something
 }
 
@@ -147,7 +162,7 @@ func (c *Conn) handshake(u *url.URL, subprotocol string) error {
 	b = b[:0]
 	for {
 		if len(b) > 8<<10 {
-			return errors.New("the answer to the handshake is too long")
+			return fmt.Errorf("%w: it is too long", ErrProtocol)
 		}
 		b = append(b, make([]byte, 512)...)
 		n, err := c.Conn.Read(b[len(b)-512:])
@@ -156,34 +171,39 @@ func (c *Conn) handshake(u *url.URL, subprotocol string) error {
 			if rest := b[end+4:]; len(rest) > 0 {
 				c.rest = bytes.Clone(rest)
 			}
-			return upgraded(b[:end+2])
+			return upgraded(b[:end+2], subprotocol)
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("the answer to the handshake: %w", err)
 		}
 	}
 }
 
 // upgraded looks at the head of the server's answer.
-func upgraded(head []byte) error {
+func upgraded(head []byte, subprotocol string) error {
 	status := 0
-	if line, _, _ := bytes.Cut(head, []byte("\r\n")); len(line) > 12 && bytes.HasPrefix(line, []byte("HTTP/1.1 ")) {
+	if line, _, _ := bytes.Cut(head, []byte("\r\n")); len(line) >= 12 && bytes.HasPrefix(line, []byte("HTTP/1.")) {
 		status, _ = strconv.Atoi(string(line[9:12]))
 	}
 	switch {
 	case status == 0:
-		return errors.New("the answer to the handshake is not HTTP/1.1")
+		return fmt.Errorf("%w: it is not HTTP/1.1", ErrProtocol)
 	case status != http.StatusSwitchingProtocols:
 		r := &Refused{Status: status}
 		if s, err := strconv.Atoi(header(head, "retry-after")); err == nil {
-			r.RetryAfter = time.Duration(s) * time.Second
+			r.RetryAfter = time.Duration(min(max(s, 0), maxRetryAfter)) * time.Second
 		}
 		return r
 	case header(head, "sec-websocket-accept") != accept:
-		return errors.New("the answer to the handshake has a wrong Sec-WebSocket-Accept")
+		return fmt.Errorf("%w: its Sec-WebSocket-Accept is wrong", ErrProtocol)
+	case header(head, "sec-websocket-protocol") != subprotocol:
+		return fmt.Errorf("%w: its subprotocol is %q, not %q", ErrProtocol, header(head, "sec-websocket-protocol"), subprotocol)
 	}
 	return nil
 }
+
+// maxRetryAfter bounds, in seconds, what a server may ask for.
+const maxRetryAfter = 3600
 
 func header(head []byte, name string) string {
 	for line := range bytes.SplitSeq(head, []byte("\r\n")) {
@@ -285,9 +305,12 @@ func (c *Conn) Next(handle func(message []byte) error) error {
 	data := in.b[:in.n]
 	if len(c.rest) > 0 {
 		data = append(c.rest, data...)
+		c.rest = data // of a long message that is all: it is not copied each time
 	}
 	used, err := c.frames(data, handle)
-	c.keep(data[used:])
+	if used > 0 || len(c.rest) == 0 {
+		c.keep(data[used:])
+	}
 	return err
 }
 
@@ -312,8 +335,8 @@ func (c *Conn) frames(data []byte, handle func([]byte) error) (used int, err err
 		}
 		used += size
 		switch op {
-		case opText:
-			err = handle(payload)
+		case opText, opFirst, opMore, opLast:
+			err = c.message(op, payload, handle)
 		case opPing:
 			err = c.frame(opPong, payload)
 		case opPong:
@@ -321,8 +344,9 @@ func (c *Conn) frames(data []byte, handle func([]byte) error) (used int, err err
 			closed := &Closed{Code: 1005}
 			if len(payload) >= 2 {
 				closed.Code, closed.Reason = int(binary.BigEndian.Uint16(payload)), string(payload[2:])
+				payload = payload[:2]
 			}
-			_ = c.frame(opClose, payload[:min(2, len(payload))])
+			_ = c.frame(opClose, payload)
 			err = closed
 		default:
 			err = &Closed{Code: 1006, Err: fmt.Errorf("a frame that begins with %#x", op)}
@@ -331,6 +355,26 @@ func (c *Conn) frames(data []byte, handle func([]byte) error) (used int, err err
 			return used, err
 		}
 	}
+}
+
+// message takes a frame of a text message, and handles the message if that was its last.
+func (c *Conn) message(op byte, payload []byte, handle func([]byte) error) error {
+	begins, whole := op == opText || op == opFirst, c.part
+	switch {
+	case begins != (whole == nil):
+		return &Closed{Code: 1006, Err: fmt.Errorf("a frame that begins with %#x out of turn", op)}
+	case op == opText:
+		return handle(payload)
+	case len(whole)+len(payload) > maxMessage:
+		return &Closed{Code: 1006, Err: fmt.Errorf("a message of %d bytes", len(whole)+len(payload))}
+	case begins:
+		whole = []byte{} // not nil, as the first frame may be empty
+	}
+	if c.part = append(whole, payload...); op != opLast {
+		return nil
+	}
+	whole, c.part = c.part, nil
+	return handle(whole)
 }
 
 // frame is the first frame in data; size 0 if it has not arrived whole.
@@ -354,8 +398,10 @@ func frame(data []byte) (op byte, payload []byte, size int, err error) {
 	switch {
 	case data[1]&0x80 != 0:
 		return 0, nil, 0, errors.New("a masked frame of the server")
-	case n > maxMessage:
-		return 0, nil, 0, fmt.Errorf("a frame of %d bytes", n)
+	case n > maxMessage, n > maxControl && data[0]&0x08 != 0:
+		return 0, nil, 0, fmt.Errorf("a frame of %d bytes that begins with %#x", n, data[0])
+	case n == 1 && data[0] == opClose:
+		return 0, nil, 0, errors.New("a close frame with half a code")
 	case uint64(len(data)-head) < n: //nolint:gosec // G115: not negative
 		return 0, nil, 0, nil
 	}

@@ -29,8 +29,10 @@ var kinds = map[string]Kind{
 // KindOf is the kind of a message.
 func KindOf(message []byte) Kind { return kinds[string(text(message, `"type":"`))] }
 
-// Code is the code of an Error message.
-func Code(message []byte) int { return int(number(message, `"code":`)) }
+// Problem is the code and the text of an Error message.
+func Problem(message []byte) (code int, what string) {
+	return int(number(message, `"code":`)), string(text(message, `"message":"`))
+}
 
 // User is the state of a user in a message.
 type User struct {
