@@ -169,22 +169,24 @@ func runScenario(ctx context.Context, s load.Scenario, args []string, stdout io.
 	if err := opt.Validate(); err != nil {
 		return usageError{err}
 	}
-	rep, err := load.Run(ctx, opt)
+	for _, name := range []string{*asJSON, *asHTML} { // better now than after the run
+		if err := writable(name); err != nil {
+			return err
+		}
+	}
+	rep, failed := load.Run(ctx, opt)
 	opt.Progress.End()
-	if err != nil {
-		return err
+	if rep == nil {
+		return failed
 	}
 	rep.Settings = append(rep.Settings, report.Setting{Name: "command", Value: "rollcall-load " + s.Name + " " + strings.Join(args, " ")})
-	if err := rep.Text(stdout); err != nil {
-		return err
+	if err := errors.Join(rep.Text(stdout), write(*asJSON, rep.Write), write(*asHTML, func(w io.Writer) error { return report.HTML(w, rep) })); err != nil {
+		return errors.Join(failed, err)
 	}
-	if err := errors.Join(write(*asJSON, rep.Write), write(*asHTML, func(w io.Writer) error { return report.HTML(w, rep) })); err != nil {
-		return err
-	}
-	if !rep.Passed() {
+	if failed == nil && !rep.Passed() {
 		return errChecks
 	}
-	return nil
+	return failed
 }
 
 func envOr(name, otherwise string) string {
@@ -207,6 +209,23 @@ func findBinary() (string, error) {
 		return "", errors.New("binary: there is no rollcall beside this program or in PATH; say where it is")
 	}
 	return path, nil
+}
+
+// writable tells whether a file can be made or written, if it has a name, and leaves things as they are.
+func writable(name string) error {
+	if name == "" {
+		return nil
+	}
+	if f, err := os.OpenFile(name, os.O_WRONLY, 0); err == nil { //nolint:gosec // the user's
+		return f.Close()
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := os.Create(name) //nolint:gosec // the user's
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(name))
 }
 
 // write writes a file, if it has a name.

@@ -18,7 +18,7 @@ import (
 // WebSocket library that knows nothing but its connections, and writes the same frame to
 // each of them in one loop. It listens on loopback and writes its address to out. Each
 // line of in has it tell of one act of a user, which the line names by its number, with
-// the file of the board and how many users there are. It returns when in ends.
+// the file of the board, how many users there are and when the act is due, in ns since 1970. It returns when in ends.
 func Bare(ctx context.Context, in io.Reader, out io.Writer) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -54,7 +54,8 @@ func Bare(ctx context.Context, in io.Reader, out io.Writer) error {
 		var user uint32
 		var file string
 		var users int
-		if _, err := fmt.Sscan(lines.Text(), &user, &file, &users); err != nil {
+		var due int64
+		if _, err := fmt.Sscan(lines.Text(), &user, &file, &users, &due); err != nil {
 			return err
 		}
 		b, err := openBoard(file, users)
@@ -65,7 +66,7 @@ func Bare(ctx context.Context, in io.Reader, out io.Writer) error {
 		mu.Lock()
 		list := conns
 		mu.Unlock()
-		b.begin(user, time.Now())
+		b.begin(user, time.Unix(0, due))
 		for _, c := range list {
 			_ = c.Write(ctx, websocket.MessageText, frame)
 		}

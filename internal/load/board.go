@@ -29,7 +29,11 @@ type slot struct {
 	acts    atomic.Uint32
 	lenient atomic.Uint32 // not 0 once a departure may or may not be told, since the user was away for about the linger
 	due     [recent]atomic.Int64
+	came    [recent / 2]atomic.Int64 // the revisions of the last comings; 0 until known
 }
+
+// coming is where the revision of an act by which the user came is kept.
+func (s *slot) coming(act uint32) *atomic.Int64 { return &s.came[act/2%(recent/2)] }
 
 // newBoard makes a file for so many users. The caller removes it.
 func newBoard(users int) (*board, string, error) {
@@ -82,11 +86,43 @@ func (b *board) begin(user uint32, due time.Time) {
 	s := &b.slots[user]
 	n := s.acts.Load() + 1
 	s.due[n%recent].Store(due.UnixNano())
+	if online(n) {
+		s.coming(n).Store(0)
+	}
 	s.acts.Store(n)
 }
 
 // online tells what a user's state is after so many acts.
 func online(act uint32) bool { return act%2 == 1 }
+
+// welcomed notes the revision that a user's own welcome tells: that of its last coming.
+func (s *slot) welcomed(rev int64) {
+	if n := s.acts.Load(); online(n) {
+		s.coming(n).CompareAndSwap(0, rev)
+	}
+}
+
+// act is the act that a state of a user tells of. To one who saw the act last before, what
+// lies between the two was merged. The revisions of the last comings tell: what is older
+// than those can only be the next act of its kind. The act may be one that never was.
+func (s *slot) act(isOnline bool, rev int64, last uint32) uint32 {
+	n := s.acts.Load()
+	for come := n - (n+1)%2; come <= n && n-come < recent-1; come -= 2 {
+		switch was := s.coming(come).Load(); {
+		case was == 0 || was > rev:
+		case !isOnline:
+			return come + 1
+		case was < rev:
+			return come + 2
+		default:
+			return come
+		}
+	}
+	if online(last+1) == isOnline {
+		return last + 1
+	}
+	return last + 2
+}
 
 // settled is the last act of a user that its state agrees with.
 func (s *slot) settled(isOnline bool) uint32 {

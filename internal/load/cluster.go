@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -70,10 +71,12 @@ func (t *tail) String() string {
 	return strings.TrimSpace(string(t.b))
 }
 
-// start starts a process. It lives until it is told to stop.
+// start starts a process with further environment. It lives until it is told to stop.
 func start(name string, args, env []string) (*process, error) {
-	p := &process{cmd: exec.Command(name, args...), done: make(chan struct{}), out: &tail{}} //nolint:gosec,noctx // the user's own; stop ends it
-	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = env, p.out, p.out
+	p := &process{cmd: exec.Command(name, args...), done: make(chan struct{}), out: &tail{}}                         //nolint:gosec,noctx // the user's own; stop ends it
+	p.cmd.Env = slices.DeleteFunc(p.cmd.Environ(), func(v string) bool { return strings.HasPrefix(v, "ROLLCALL_") }) // those are of the user's own nodes
+	p.cmd.Env = append(p.cmd.Env, env...)
+	p.cmd.Stdout, p.cmd.Stderr, p.cmd.SysProcAttr = p.out, p.out, apart()
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -107,7 +110,7 @@ func (p *process) ready(ctx context.Context, check func() error) error {
 		case <-p.done:
 			return fmt.Errorf("%s ended: %s", filepath.Base(p.cmd.Path), p.out)
 		case <-ctx.Done():
-			return fmt.Errorf("%s does not answer: %w", filepath.Base(p.cmd.Path), err)
+			return fmt.Errorf("%s does not answer: %w: %w", filepath.Base(p.cmd.Path), context.Cause(ctx), err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -134,12 +137,11 @@ func startCluster(ctx context.Context, binary, redisURL string, nodes int, env [
 		"ROLLCALL_REDIS_URL=" + redisURL, "ROLLCALL_ACCOUNT_SID=" + clusterAccount, "ROLLCALL_AUTH_TOKEN=" + clusterAuthToken,
 		"ROLLCALL_API_KEY_SID=" + clusterKeySID, "ROLLCALL_API_KEY_SECRET=" + clusterKeySecret,
 		"ROLLCALL_ACCEPT_RATE=100000", "ROLLCALL_ACCEPT_BURST=100000", "ROLLCALL_LOG_LEVEL=error",
-		"HOME=" + os.Getenv("HOME"), "PATH=" + os.Getenv("PATH"),
 	}, env...)
 	for i := range nodes {
 		n, err := c.startNode(ctx, i, "127.0.0.1:0")
 		if err != nil {
-			return c, err
+			return c, fmt.Errorf("starting node %d: %w", i+1, err)
 		}
 		c.nodes = append(c.nodes, n)
 	}
@@ -158,7 +160,7 @@ func (c *cluster) startRedis(ctx context.Context) error {
 	c.redisAddr = l.Addr().String()
 	_, port, _ := net.SplitHostPort(c.redisAddr)
 	_ = l.Close()
-	if c.redis, err = start(path, []string{"--port", port, "--bind", "127.0.0.1", "--dir", c.dir, "--save", ""}, os.Environ()); err != nil {
+	if c.redis, err = start(path, []string{"--port", port, "--bind", "127.0.0.1", "--dir", c.dir, "--save", ""}, nil); err != nil {
 		return err
 	}
 	r := redis.NewClient(&redis.Options{Addr: c.redisAddr})

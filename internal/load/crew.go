@@ -2,26 +2,18 @@ package load
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
-
-// fileLimit is how many files a process may open.
-func fileLimit() (int, error) {
-	var r syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
-		return 0, err
-	}
-	return int(min(r.Max, 1<<20)), nil //nolint:gosec // G115: bounded; Go raises the soft limit to the hard one
-}
 
 // child is a process of this program that does a part of a run. Its standard input and
 // output are how one talks to it.
@@ -30,16 +22,17 @@ type child struct {
 	in  io.WriteCloser
 	out *bufio.Reader
 	err *tail
+	// ended waits until it has; for whoever has read all that it says.
+	ended func() error
 }
 
-func startChild(env []string, args ...string) (*child, error) {
+func startChild(arg string) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	c := &child{cmd: exec.Command(self, args...), err: &tail{}} //nolint:gosec,noctx // ourselves; close ends it
-	c.cmd.Env = append(os.Environ(), env...)
-	c.cmd.Stderr = c.err
+	c := &child{cmd: exec.Command(self, arg), err: &tail{}} //nolint:gosec,noctx // ourselves; close ends it
+	c.cmd.Stderr, c.cmd.SysProcAttr, c.ended = c.err, apart(), sync.OnceValue(c.cmd.Wait)
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -48,57 +41,76 @@ func startChild(env []string, args ...string) (*child, error) {
 		return nil, err
 	}
 	c.out = bufio.NewReaderSize(out, 64<<10)
-	return c, c.cmd.Start()
+	if err := c.cmd.Start(); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // line is the next line that the child says.
 func (c *child) line() (string, error) {
 	s, err := c.out.ReadString('\n')
 	if err != nil {
-		return "", fmt.Errorf("%w: %s", err, c.err)
+		return "", c.end()
 	}
 	return strings.TrimSpace(s), nil
 }
 
-// close has the child end, and kills it if it does not.
-func (c *child) close() {
-	_ = c.in.Close()
-	t := time.AfterFunc(10*time.Second, func() { _ = c.cmd.Process.Kill() })
+// end tells how a child ended that says nothing more.
+func (c *child) end() error {
+	err := c.ended()
+	return fmt.Errorf("it ended: %s", strings.TrimSpace(fmt.Sprintln(cmp.Or(err, errors.New("by itself")), c.err)))
+}
+
+// close has children end, and kills those that do not within a time; wait returns when they have.
+func closeAll(children []*child, wait func()) {
+	for _, c := range children {
+		_ = c.in.Close()
+	}
+	t := time.AfterFunc(10*time.Second, func() {
+		for _, c := range children {
+			_ = c.cmd.Process.Kill()
+		}
+	})
 	defer t.Stop()
-	_ = c.cmd.Wait()
+	wait()
 }
 
 // crew are the workers of a run.
 type crew struct {
 	children []*child
-	done     []chan status // what each says of orders
+	said     chan said // room for all that children can say before they are told something again
 	readers  sync.WaitGroup
+}
+
+// said is what a worker says of an order, or how it ended.
+type said struct {
+	worker int
+	status
+	ended error
 }
 
 // startCrew starts workers, whose figures go into totals.
 func startCrew(n int, partOf func(i int) part, totals *totals) (*crew, error) {
-	c := &crew{}
+	c := &crew{said: make(chan said, 2*n)}
 	for i := range n {
-		ch, err := startChild(nil, "worker")
-		if err == nil {
-			err = json.NewEncoder(ch.in).Encode(partOf(i))
-		}
+		ch, err := startChild("worker")
 		if err != nil {
 			c.close()
 			return nil, fmt.Errorf("starting process %d: %w", i+1, err)
 		}
-		done := make(chan status, 1)
-		c.children, c.done = append(c.children, ch), append(c.done, done)
+		c.children = append(c.children, ch)
+		_ = json.NewEncoder(ch.in).Encode(partOf(i)) // if it is not there to read that, it has ended, which it is found to have
 		c.readers.Go(func() {
-			defer close(done)
 			for lines := json.NewDecoder(ch.out); ; {
 				var s status
 				if lines.Decode(&s) != nil {
+					c.said <- said{worker: i, ended: ch.end()}
 					return
 				}
 				totals.take(i, s)
 				if s.Done != "" {
-					done <- s
+					c.said <- said{worker: i, status: s}
 				}
 			}
 		})
@@ -106,7 +118,7 @@ func startCrew(n int, partOf func(i int) part, totals *totals) (*crew, error) {
 	return c, nil
 }
 
-// order tells all workers to do something and waits until all have done it.
+// order tells all workers to do something and waits until all have done it, or one cannot.
 func (c *crew) order(ctx context.Context, o order) error {
 	_, err := c.tell(ctx, o)
 	return err
@@ -116,21 +128,19 @@ func (c *crew) order(ctx context.Context, o order) error {
 func (c *crew) settle(ctx context.Context) (int64, error) { return c.tell(ctx, order{Do: "settle"}) }
 
 func (c *crew) tell(ctx context.Context, o order) (behind int64, err error) {
-	for i, ch := range c.children {
-		if err := json.NewEncoder(ch.in).Encode(o); err != nil {
-			return 0, fmt.Errorf("process %d: %w: %s", i+1, err, ch.err)
-		}
+	for _, ch := range c.children {
+		_ = json.NewEncoder(ch.in).Encode(o) // as above
 	}
-	for i, done := range c.done {
+	for range c.children {
 		select {
 		case <-ctx.Done():
-			return 0, ctx.Err()
-		case s, ok := <-done:
+			return 0, context.Cause(ctx)
+		case s := <-c.said:
 			switch {
-			case !ok:
-				return 0, fmt.Errorf("process %d ended: %s", i+1, c.children[i].err)
+			case s.ended != nil:
+				return 0, fmt.Errorf("process %d: %w", s.worker+1, s.ended)
 			case s.Error != "":
-				return 0, fmt.Errorf("process %d: %s", i+1, s.Error)
+				return 0, fmt.Errorf("process %d: %s", s.worker+1, s.Error)
 			}
 			behind += s.Behind
 		}
@@ -138,9 +148,4 @@ func (c *crew) tell(ctx context.Context, o order) (behind int64, err error) {
 	return behind, nil
 }
 
-func (c *crew) close() {
-	for _, ch := range c.children {
-		ch.close()
-	}
-	c.readers.Wait()
-}
+func (c *crew) close() { closeAll(c.children, c.readers.Wait) }

@@ -64,7 +64,7 @@ func (p *Progress) live(s second) {
 	}
 	text := p.text(s)
 	if p.want > 0 {
-		full := int(min(s.Open*width/p.want, width))
+		full := int(min(max(s.Open, 0)*width/p.want, width))
 		text = "[" + strings.Repeat("#", full) + strings.Repeat(".", width-full) + "]" + text
 	}
 	p.clear()

@@ -1,10 +1,13 @@
 package load
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -48,9 +51,9 @@ type Options struct {
 	Progress *Progress
 }
 
-// Run plays a scenario and tells what it found. The error tells why it could not; that
-// something did not hold is in the report's checks. It leaves nothing behind but, if it
-// was interrupted, perhaps its service.
+// Run plays a scenario and tells what it found. The error tells why it could not, or not to
+// its end: then what there is of a report is returned with it, and that has not passed.
+// That something did not hold is in the report's checks. Run leaves nothing behind.
 func Run(ctx context.Context, opt Options) (*report.Report, error) {
 	if err := opt.Validate(); err != nil {
 		return nil, err
@@ -58,12 +61,21 @@ func Run(ctx context.Context, opt Options) (*report.Report, error) {
 	r := &run{opt: opt, began: time.Now(), totals: newTotals()}
 	defer r.close()
 	if err := r.prepare(ctx); err != nil {
-		return nil, err
+		return nil, interrupted(ctx, err)
 	}
 	if err := r.play(ctx); err != nil {
-		return nil, err
+		r.stopped = interrupted(ctx, err)
+		r.atEnd = r.totals.counts()
 	}
-	return r.report(), nil
+	return r.report(), r.stopped
+}
+
+// interrupted is the error of what ended with ctx: what else went wrong then is of no interest.
+func interrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("interrupted: %w", context.Cause(ctx))
+	}
+	return err
 }
 
 // run is one call of Run.
@@ -84,7 +96,8 @@ type run struct {
 	atRamped, atEnd                       counts
 	behind                                int64
 	restarts                              int
-	clients                               int // processes
+	clients                               int   // processes
+	stopped                               error // why it was not played to its end
 }
 
 func (r *run) close() {
@@ -92,7 +105,7 @@ func (r *run) close() {
 		r.crew.close()
 	}
 	if r.bare != nil {
-		r.bare.close()
+		closeAll([]*child{r.bare}, func() { _ = r.bare.ended() })
 	}
 	if r.cluster == nil && r.opt.Service != "" {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -111,23 +124,23 @@ func (r *run) close() {
 	}
 }
 
-// prepare starts and makes all that the run needs.
+// prepare starts and makes all that the run needs, and finds out whether it can succeed.
 func (r *run) prepare(ctx context.Context) (err error) {
 	opt := &r.opt
-	limit, err := fileLimit()
+	limits, err := readLimits()
 	if err != nil {
 		return err
 	}
-	per := limit - spareFiles
-	ends := opt.Sessions + opt.Actors // each connection takes a file at both ends
+	if r.clients, err = opt.processes(limits); err != nil {
+		return err
+	}
+	if opt.Profiles != "" {
+		if err := os.MkdirAll(opt.Profiles, 0o750); err != nil {
+			return fmt.Errorf("profiles: %w", err)
+		}
+	}
 	if opt.Nodes > 0 {
-		if most := opt.Nodes * per; ends > most {
-			return fmt.Errorf("sessions: a process may open %d files here, so %d nodes hold %d sessions; %d are asked for: start more nodes", limit, opt.Nodes, most, ends)
-		}
-		if opt.cast().watchers > per && opt.Bare {
-			return fmt.Errorf("sessions: a process may open %d files here, so the bare loop holds %d connections; %d are asked for", limit, per, opt.Sessions)
-		}
-		r.opt.Progress.phase("starting nodes")
+		opt.Progress.phase("starting nodes")
 		if r.cluster, err = startCluster(ctx, opt.Binary, opt.Redis, opt.Nodes, opt.Env); err != nil {
 			return err
 		}
@@ -143,53 +156,56 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	if r.scraper, err = newScraper(opt.Admins, opt.Redis); err != nil {
 		return err
 	}
+	if err := r.scraper.check(ctx); err != nil {
+		return err
+	}
 	if err := r.makeService(ctx); err != nil {
 		return err
 	}
+	if r.board, r.file, err = newBoard(opt.users()); err != nil {
+		return err
+	}
+	if err := r.reach(ctx); err != nil {
+		return err
+	}
 	if opt.Bare {
-		ends += opt.Sessions
-		if r.bare, err = startChild(nil, "bare"); err != nil {
+		if r.bare, err = startChild("bare"); err != nil {
 			return err
 		}
 		if opt.BareURL, err = r.bare.line(); err != nil {
 			return fmt.Errorf("the bare loop: %w", err)
 		}
 	}
-	r.clients = max(opt.Processes, (ends+per-1)/per)
-	if r.board, r.file, err = newBoard(opt.users()); err != nil {
-		return err
-	}
-	r.opt.Progress.phase(fmt.Sprintf("%d sessions from %d processes (%d files each at most)", ends, r.clients, limit))
+	opt.Progress.phase(fmt.Sprintf("%d sessions from %d processes (%d files each at most)", opt.connections(), r.clients, limits.files))
 	r.crew, err = startCrew(r.clients, func(i int) part {
-		return part{Settings: opt.Settings, Index: i, Of: r.clients, Board: r.file, From: r.from(i, (ends+r.clients-1)/r.clients)}
+		return part{Settings: opt.Settings, Index: i, Of: r.clients, Board: r.file, From: opt.from(i, r.clients, limits)}
 	}, r.totals)
 	return err
 }
 
-// spareFiles is how many files a process needs beside its connections.
-const spareFiles = 200
-
-// portsPerAddress is how many connections to one node are made from one local address: fewer
-// than the 28,000 ports that a system has for them by default.
-const portsPerAddress = 20_000
-
-// from are the local addresses of one process: to nodes on loopback, some of its own.
-func (r *run) from(process, connections int) []string {
-	if len(r.opt.From) > 0 {
-		return r.opt.From
-	}
-	for _, raw := range r.opt.URLs {
-		u, err := url.Parse(raw)
-		if err != nil || u.Hostname() != "localhost" && !strings.HasPrefix(u.Hostname(), "127.") {
-			return nil
+// reach tries a session at each node.
+func (r *run) reach(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Second, errors.New("no answer within 20s"))
+	defer cancel()
+	settings := r.opt.Settings
+	for _, u := range r.opt.URLs {
+		settings.URLs = []string{u}
+		w, err := newWorker(part{Settings: settings, Of: settings.users() + 1, Board: r.file, From: r.opt.From}) // it has no sessions
+		if err != nil {
+			return err
+		}
+		conn, err := newSession(w, r.opt.cast().bare(), nil).join(ctx, time.Now())
+		w.board.close()
+		if err != nil {
+			return fmt.Errorf("a session at %s: %w", u, cmp.Or(explain(err), err))
+		}
+		err = conn.Send([]byte(`{"type":"bye"}`))
+		_ = conn.Close()
+		if err != nil {
+			return err
 		}
 	}
-	list := make([]string, connections/portsPerAddress+1)
-	for i := range list {
-		n := process*len(list) + i
-		list[i] = fmt.Sprintf("127.1.%d.%d", n/250%250, n%250+1)
-	}
-	return list
+	return nil
 }
 
 // rest makes a REST request of the first node.
@@ -210,7 +226,10 @@ func (r *run) rest(ctx context.Context, method, path string, form url.Values, in
 		return err
 	}
 	defer func() { _ = res.Body.Close() }()
-	if res.StatusCode > 299 {
+	switch {
+	case res.StatusCode == http.StatusUnauthorized:
+		return fmt.Errorf("%s %s answers %s: look at --account-sid and ROLLCALL_AUTH_TOKEN", method, path, res.Status)
+	case res.StatusCode > 299:
 		return fmt.Errorf("%s %s answers %s", method, path, res.Status)
 	}
 	if into == nil {
@@ -221,6 +240,8 @@ func (r *run) rest(ctx context.Context, method, path string, form url.Values, in
 
 // makeService makes the service of the run, with the switch on.
 func (r *run) makeService(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
 	var made struct {
 		SID string `json:"sid"`
 	}
@@ -310,11 +331,11 @@ func (r *run) beatBare(ctx context.Context) error {
 		return nil
 	}
 	at := time.Now().Add(100*time.Millisecond + time.Duration(float64(time.Second)/r.opt.Acts/2))
-	err := pace(ctx, at, at.Add(r.opt.For-time.Duration(float64(time.Second)/r.opt.Acts)), r.opt.Acts, func(int, time.Time) bool {
-		_, err := fmt.Fprintln(r.bare.in, r.opt.cast().bare(), r.file, r.opt.users())
+	err := pace(ctx, at, at.Add(r.opt.For-time.Duration(float64(time.Second)/r.opt.Acts)), r.opt.Acts, func(_ int, due time.Time) bool {
+		_, err := fmt.Fprintln(r.bare.in, r.opt.cast().bare(), r.file, r.opt.users(), due.UnixNano())
 		return err == nil
 	})
-	if errors.Is(err, context.Canceled) {
+	if ctx.Err() != nil {
 		return nil
 	}
 	return err
@@ -356,13 +377,31 @@ func (r *run) restartAll(ctx context.Context) error {
 			}
 			r.scraper.move(i, "http://"+r.cluster.nodes[i].AdminAddr)
 		} else {
-			cmd := exec.CommandContext(ctx, "sh", "-c", r.opt.Restart) //nolint:gosec // the user's command
-			cmd.Env = append(os.Environ(), "ROLLCALL_NODE="+strconv.Itoa(i))
-			if out, err := cmd.CombinedOutput(); err != nil {
-				return fmt.Errorf("restart: %w: %s", err, out)
+			if err := restart(ctx, r.opt.Restart, i); err != nil {
+				return err
 			}
 		}
 		r.restarts++
+	}
+	return nil
+}
+
+// restart runs the user's command. What that leaves running may keep its output.
+func restart(ctx context.Context, command string, node int) error {
+	out, err := os.CreateTemp("", "rollcall-load-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = out.Close() }()
+	if err := os.Remove(out.Name()); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "sh", "-c", command) //nolint:gosec // the user's command
+	cmd.Env = append(cmd.Environ(), "ROLLCALL_NODE="+strconv.Itoa(node))
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Run(); err != nil {
+		said, _ := io.ReadAll(io.NewSectionReader(out, 0, 4<<10))
+		return fmt.Errorf("restart of node %d: %w: %s", node, err, said)
 	}
 	return nil
 }
@@ -406,5 +445,12 @@ func (o *Options) Validate() error {
 	wrong(o.AtRest && o.Nodes == 0 && len(o.Admins) == 0, "at-rest: needs --admin")
 	wrong(o.Profiles != "" && o.Nodes == 0 && len(o.Admins) == 0, "profiles: needs --admin")
 	wrong(o.Linger%time.Second != 0, "linger: must be whole seconds")
+	for _, from := range o.From {
+		wrong(net.ParseIP(from) == nil, fmt.Sprintf("from: %q is no IP address", from))
+	}
+	for _, admin := range o.Admins {
+		u, err := url.Parse(admin)
+		wrong(err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https", fmt.Sprintf("admin: %q is no http:// or https:// address", admin))
+	}
 	return errors.Join(errs...)
 }

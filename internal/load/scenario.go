@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -50,7 +52,7 @@ type Scenario struct {
 	// Broken means that connections end other than by the clients' wish.
 	Broken bool
 
-	rosters func(c cast, lo, hi int) [][]uint32
+	rosters rosters
 	act     func(ctx context.Context, w *worker, at, until time.Time) error
 }
 
@@ -149,8 +151,8 @@ func (s *Settings) Validate() error {
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
-	if most := s.cast().mostWatched(); most > maxWatch {
-		return fmt.Errorf("watch: a session would watch %d users; a node lets it watch %d", most, maxWatch)
+	if c := s.cast(); c.rosters.most(c) > maxWatch {
+		return fmt.Errorf("watch, actors: a session would watch %d users; a node lets it watch %d", c.rosters.most(c), maxWatch)
 	}
 	switch s.Scenario {
 	case "churn", "celebrity", "slow":
@@ -167,7 +169,7 @@ func (s *Settings) Validate() error {
 // cast is who takes part: watchers are users 0 to watchers-1, actors follow, then the one of the bare loop.
 type cast struct {
 	watchers, actors, watch int
-	draw                    func(c cast, lo, hi int) [][]uint32
+	rosters                 rosters
 }
 
 func (s *Settings) cast() cast { return cast{s.Sessions, s.Actors, s.Watch, s.scenario().rosters} }
@@ -177,61 +179,84 @@ func (c cast) bare() uint32 { return uint32(c.watchers + c.actors) } //nolint:go
 // users is how many users there are, with that of the bare loop.
 func (s *Settings) users() int { return s.Sessions + s.Actors + 1 }
 
-// rosters are whom the watchers from lo to hi-1 watch, ascending. They are the same each time.
-func (c cast) rosters(lo, hi int) [][]uint32 { return c.draw(c, lo, hi) }
+// watched are whom the watchers from lo to hi-1 watch, ascending. They are the same each time.
+func (c cast) watched(lo, hi int) [][]uint32 { return c.rosters.draw(c, lo, hi) }
 
-func (c cast) mostWatched() (n int) {
-	for _, r := range c.rosters(0, c.watchers) {
-		n = max(n, len(r))
-	}
-	return n
+// A rosters is a way to choose whom watchers watch.
+type rosters struct {
+	draw func(c cast, lo, hi int) [][]uint32
+	most func(c cast) int // that one watches
 }
 
 // ring has each watcher watch those who come after it.
-func ring(c cast, lo, hi int) [][]uint32 {
-	k := min(c.watch, c.watchers-1)
-	lists := make([][]uint32, hi-lo)
-	for i := range lists {
-		list := make([]uint32, k)
-		for j := range list {
-			list[j] = uint32((lo + i + j + 1) % c.watchers) //nolint:gosec // G115: users are few
+var ring = rosters{
+	most: func(c cast) int { return min(c.watch, c.watchers-1) },
+	draw: func(c cast, lo, hi int) [][]uint32 {
+		lists := make([][]uint32, hi-lo)
+		for i := range lists {
+			list := make([]uint32, min(c.watch, c.watchers-1))
+			for j := range list {
+				list[j] = uint32((lo + i + j + 1) % c.watchers) //nolint:gosec // G115: users are few
+			}
+			slices.Sort(list)
+			lists[i] = list
 		}
-		slices.Sort(list)
-		lists[i] = list
-	}
-	return lists
+		return lists
+	},
 }
 
 // everybody has each watcher watch all actors.
-func everybody(c cast, lo, hi int) [][]uint32 {
-	list := make([]uint32, c.actors)
-	for i := range list {
-		list[i] = uint32(c.watchers + i) //nolint:gosec // G115: users are few
-	}
-	return slices.Repeat([][]uint32{list}, hi-lo)
+var everybody = rosters{
+	most: func(c cast) int { return c.actors },
+	draw: func(c cast, lo, hi int) [][]uint32 {
+		list := make([]uint32, c.actors)
+		for i := range list {
+			list[i] = uint32(c.watchers + i) //nolint:gosec // G115: users are few
+		}
+		return slices.Repeat([][]uint32{list}, hi-lo)
+	},
 }
 
 // powerLaw has the i-th actor watched by a number of watchers that falls with i to the
 // power of -0.8 (follower counts of social networks have exponents of about that) and is
 // c.watch on average, at least 1.
-func powerLaw(c cast, lo, hi int) [][]uint32 {
+var powerLaw = rosters{
+	most: func(c cast) int {
+		sum := 0
+		for _, n := range c.followers() {
+			sum += n
+		}
+		return (sum + c.watchers - 1) / c.watchers
+	},
+	draw: func(c cast, lo, hi int) [][]uint32 {
+		lists := make([][]uint32, hi-lo)
+		first := 0
+		for i, n := range c.followers() {
+			for j := range n {
+				if w := (first + j) % c.watchers; lo <= w && w < hi {
+					lists[w-lo] = append(lists[w-lo], uint32(c.watchers+i)) //nolint:gosec // G115: users are few
+				}
+			}
+			first = (first + n) % c.watchers // so that watchers have equal lists, as far as may be
+		}
+		return lists
+	},
+}
+
+// followers yields each actor, from 0, with how many watch it.
+func (c cast) followers() iter.Seq2[int, int] {
 	sum := 0.
 	for i := range c.actors {
 		sum += math.Pow(float64(i+1), -0.8)
 	}
-	lists := make([][]uint32, hi-lo)
-	first := 0
-	for i := range c.actors {
-		n := int(math.Round(float64(c.watch*c.actors) * math.Pow(float64(i+1), -0.8) / sum))
-		n = min(max(n, 1), c.watchers)
-		for j := range n {
-			if w := (first + j) % c.watchers; lo <= w && w < hi {
-				lists[w-lo] = append(lists[w-lo], uint32(c.watchers+i)) //nolint:gosec // G115: users are few
+	return func(yield func(int, int) bool) {
+		for i := range c.actors {
+			n := int(math.Round(float64(c.watch) * float64(c.actors) * math.Pow(float64(i+1), -0.8) / sum))
+			if !yield(i, min(max(n, 1), c.watchers)) {
+				return
 			}
 		}
-		first = (first + n) % c.watchers // so that watchers have equal lists, as far as may be
 	}
-	return lists
 }
 
 // wait does nothing.
@@ -252,27 +277,29 @@ func toggle(ctx context.Context, w *worker, at, until time.Time) error {
 	})
 }
 
-// toggle has one actor come or go. If its last act is not over, this one follows it.
+// toggle has one actor come or go, once its last act is over.
 func (w *worker) toggle(ctx context.Context, s *session, due time.Time) {
 	goes := online(w.board.slots[s.user].acts.Load())
-	for done := false; !done; {
+	for began := time.Now(); ; {
 		s.mu.Lock()
 		ready := goes && s.phase == opened || !goes && s.phase == closed
 		s.mu.Unlock()
-		if !ready {
-			if sleep(ctx, time.Millisecond) != nil {
-				return
-			}
-			continue
+		if ready {
+			break
 		}
-		w.board.begin(s.user, due)
-		w.tally.note(func(c *counts) { c.Acts++ })
-		if goes {
-			s.leave()
-		} else {
-			w.dial(s, due)
+		if time.Since(began) > w.patience {
+			w.fail(fmt.Errorf("%s neither came nor went for %v", identity(s.user), w.patience))
 		}
-		done = true
+		if sleep(ctx, time.Millisecond) != nil {
+			return
+		}
+	}
+	w.board.begin(s.user, due)
+	w.tally.note(func(c *counts) { c.Acts++ })
+	if goes {
+		s.leave()
+	} else {
+		w.dial(s, due)
 	}
 }
 
@@ -285,22 +312,10 @@ func storm(ctx context.Context, w *worker, at, until time.Time) error {
 	for i, s := range w.watchers {
 		s.cut(cut.Add(w.set.Back*time.Duration(i)/time.Duration(len(w.watchers))), false)
 	}
-	// Who is not back shortly before the linger is over may be seen to leave.
-	go func() { // ends with ctx
-		if sleep(ctx, time.Until(cut.Add(w.set.Linger-500*time.Millisecond))) != nil {
-			return
-		}
-		for _, s := range w.watchers {
-			s.mu.Lock()
-			away := s.phase != opened || s.back != 0
-			s.mu.Unlock()
-			if away {
-				w.board.slots[s.user].lenient.Store(1)
-				w.tally.note(func(c *counts) { c.Lenient++ })
-			}
-		}
-	}()
-	if err := w.whole(ctx); err != nil {
+	var judging sync.WaitGroup
+	defer judging.Wait() // it is over before the lingers are
+	judging.Go(func() { w.excuse(ctx, cut.Add(w.set.Linger-500*time.Millisecond)) })
+	if err := w.whole(ctx, cut.Add(w.set.Back)); err != nil {
 		return err
 	}
 	w.tally.note(func(c *counts) { c.BackMS = time.Since(cut).Milliseconds() })
@@ -308,8 +323,27 @@ func storm(ctx context.Context, w *worker, at, until time.Time) error {
 	return sleep(ctx, max(time.Until(until), time.Until(cut.Add(w.set.Linger+4*time.Second))))
 }
 
+// excuse has whoever is away at a time, shortly before the linger is over, perhaps be seen to leave.
+func (w *worker) excuse(ctx context.Context, at time.Time) {
+	if sleep(ctx, time.Until(at)) != nil {
+		return
+	}
+	for _, s := range w.watchers {
+		s.mu.Lock()
+		away := s.phase != opened || s.back != 0
+		s.mu.Unlock()
+		if away {
+			w.board.slots[s.user].lenient.Store(1)
+			w.tally.note(func(c *counts) { c.Lenient++ })
+		}
+	}
+}
+
 // reload has the watchers' pages loaded again in turn.
 func reload(ctx context.Context, w *worker, at, until time.Time) error {
+	if len(w.watchers) == 0 {
+		return wait(ctx, w, at, until)
+	}
 	rate := w.set.Acts / float64(w.part.Of)
 	err := pace(ctx, at, until, rate, func(i int, due time.Time) bool {
 		s := w.watchers[i%len(w.watchers)]
@@ -323,7 +357,7 @@ func reload(ctx context.Context, w *worker, at, until time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := w.whole(ctx); err != nil {
+	if err := w.whole(ctx, time.Now().Add(w.set.Back)); err != nil {
 		return err
 	}
 	return sleep(ctx, w.set.Linger+4*time.Second) // as after a storm

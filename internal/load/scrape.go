@@ -1,13 +1,14 @@
 package load
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,6 +38,11 @@ type redisSample struct {
 // cpu is the CPU time of all nodes, in seconds.
 func (s *sample) cpu() float64 {
 	return s.sum(func(n nodeSample) float64 { return n.cpu })
+}
+
+// told tells whether there are nodes and each was asked.
+func (s *sample) told() bool {
+	return len(s.nodes) > 0 && !slices.ContainsFunc(s.nodes, func(n nodeSample) bool { return !n.ok })
 }
 
 func (s *sample) sum(of func(nodeSample) float64) (v float64) {
@@ -101,11 +107,28 @@ func (s *scraper) sample(ctx context.Context) sample {
 	}
 	if s.redis != nil {
 		if info, err := s.redis.Info(ctx).Result(); err == nil {
-			m := fields(info, ":")
+			m := fields(info)
 			out.redis = redisSample{ok: true, cpu: m["used_cpu_sys"] + m["used_cpu_user"], used: m["used_memory"], calls: m["total_commands_processed"]}
 		}
 	}
 	return out
+}
+
+// check tells whether the nodes and Redis can be asked.
+func (s *scraper) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for i := range s.admins {
+		if _, err := metrics(ctx, s.admin(i)); err != nil {
+			return fmt.Errorf("admin: %w", err)
+		}
+	}
+	if s.redis != nil {
+		if err := s.redis.Info(ctx).Err(); err != nil {
+			return fmt.Errorf("redis: %w", err)
+		}
+	}
+	return nil
 }
 
 func get(ctx context.Context, url string) (io.ReadCloser, error) {
@@ -133,20 +156,39 @@ func metrics(ctx context.Context, admin string) (map[string]float64, error) {
 	}
 	defer func() { _ = body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(body, 16<<20))
-	return fields(string(text), " "), err
-}
-
-// fields are the numbers of a text that names one in each line.
-func fields(text, separator string) map[string]float64 {
+	if err != nil {
+		return nil, err
+	}
 	m := map[string]float64{}
-	for lines := bufio.NewScanner(strings.NewReader(text)); lines.Scan(); {
-		name, value, _ := strings.Cut(lines.Text(), separator)
-		if v, err := strconv.ParseFloat(strings.TrimSpace(value), 64); err == nil {
-			name, _, _ = strings.Cut(name, "{")
-			m[name] += v
+	for line := range strings.Lines(string(text)) {
+		name, rest, labels := strings.Cut(line, "{")
+		if labels { // their values may hold anything
+			rest = rest[strings.LastIndexByte(rest, '}')+1:]
+		} else {
+			name, rest, _ = strings.Cut(line, " ")
+		}
+		if value := strings.Fields(rest); len(value) > 0 { // a timestamp may follow
+			add(m, name, value[0])
 		}
 	}
+	return m, nil
+}
+
+// fields are the numbers of Redis' INFO.
+func fields(info string) map[string]float64 {
+	m := map[string]float64{}
+	for line := range strings.Lines(info) {
+		name, value, _ := strings.Cut(line, ":")
+		add(m, name, strings.TrimSpace(value))
+	}
 	return m
+}
+
+// add adds to a number of m what is one and finite.
+func add(m map[string]float64, name, value string) {
+	if v, err := strconv.ParseFloat(value, 64); err == nil && !math.IsNaN(v) && !math.IsInf(v, 0) {
+		m[name] += v
+	}
 }
 
 // rest has the nodes collect their garbage until that frees nothing more, and is what they

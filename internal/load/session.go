@@ -77,19 +77,9 @@ func newSession(w *worker, user uint32, roster []uint32) *session {
 
 // open connects the session, which was due at a time, and returns once it is watching. In case of an error it is closed.
 func (s *session) open(ctx context.Context, due time.Time) error {
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
-	defer cancel()
-	conn, err := s.connect(ctx)
+	conn, err := s.join(ctx, due)
 	if err != nil {
 		return err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if !s.bare {
-		if err := s.greet(conn, due); err != nil {
-			conn.Cut()
-			return err
-		}
 	}
 	s.mu.Lock()
 	s.phase, s.conn, s.back = opened, conn, 0
@@ -100,25 +90,44 @@ func (s *session) open(ctx context.Context, due time.Time) error {
 	return nil
 }
 
-func (s *session) connect(ctx context.Context) (*wire.Conn, error) {
-	u := s.w.bare
-	if !s.bare {
-		u = s.w.urls[(int(s.user)+int(s.shift.Load()))%len(s.w.urls)]
+// join makes a connection that watches whom the session watches.
+func (s *session) join(ctx context.Context, due time.Time) (*wire.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errSilent)
+	defer cancel()
+	u, from := s.w.route(s)
+	dialer := s.w.dialer
+	dialer.Narrow = s.slow
+	conn, err := dialer.Dial(ctx, u, from)
+	if err != nil || s.bare {
+		return conn, err
 	}
-	var from net.Addr
-	if n := len(s.w.part.From); n > 0 {
-		from = &net.TCPAddr{IP: net.ParseIP(s.w.part.From[int(s.user)%n])}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	err = s.greet(conn, due)
+	if !stop() {
+		err = context.Cause(ctx)
 	}
-	conn, err := s.w.dialer.Dial(ctx, u, from)
 	if err != nil {
+		conn.Cut()
 		return nil, err
 	}
-	if s.slow { // a peer far away, on a bad line
-		if t, ok := conn.Conn.(*net.TCPConn); ok {
-			_ = t.SetReadBuffer(4 << 10)
-		}
-	}
 	return conn, nil
+}
+
+// errSilent is of a node that does not answer.
+var errSilent = errors.New("no answer within a minute")
+
+// route is the node that the session connects to, and the local address, which is nil for any.
+// Each pair of the two has as many sessions as another, as each has as many ports.
+func (w *worker) route(s *session) (to *url.URL, from net.Addr) {
+	to, at := w.bare, int(s.user)
+	if !s.bare {
+		to = w.urls[(at+int(s.shift.Load()))%len(w.urls)]
+		at /= len(w.urls)
+	}
+	if n := len(w.part.From); n > 0 {
+		from = &net.TCPAddr{IP: net.ParseIP(w.part.From[at%n])}
+	}
+	return to, from
 }
 
 // greet says hello and subscribes.
@@ -202,48 +211,53 @@ func (s *session) users(m []byte, f func(*view, wire.User)) (err error) {
 		switch {
 		case i < len(s.views) && s.views[i].user == n:
 			f(&s.views[i], u)
-		case n != s.user: // its own user is in the welcome
+		case n == s.user: // in the welcome
+			s.w.board.slots[n].welcomed(u.Rev)
+		default:
 			s.w.tally.note(func(c *counts) { c.Unexpected++ })
 		}
 	})
 	return err
 }
 
-// snapshot takes what an answer tells of a user. Where the session knew a revision, a
-// newer one tells of an act that it missed.
+// snapshot takes what an answer tells of a user. Where that is news, it tells of an act that
+// the session missed while it was not there.
 func (s *session) snapshot(v *view, u wire.User) {
+	if u.Rev != v.rev {
+		s.see(v, u)
+	}
+}
+
+// see takes a state of a user, and is how many acts it tells of: 0 if it should not have come.
+func (s *session) see(v *view, u wire.User) (acts uint32) {
 	slot := &s.w.board.slots[v.user]
-	act := slot.settled(u.Online)
-	if v.rev != 0 && u.Rev != v.rev && act == v.act.Load() && slot.lenient.Load() == 0 {
-		s.w.tally.note(func(c *counts) { c.Unexpected++ })
+	last := v.act.Load()
+	act := slot.act(u.Online, u.Rev, last)
+	if u.Rev <= v.rev {
+		s.w.tally.note(func(c *counts) { c.Disordered++ })
+		return 0
 	}
 	v.rev = u.Rev
+	switch {
+	case slot.lenient.Load() != 0:
+		v.act.Store(slot.settled(u.Online))
+		return 0
+	case act <= last || act > slot.acts.Load():
+		s.w.tally.note(func(c *counts) { c.Unexpected++ })
+		return 0
+	}
 	v.act.Store(act)
+	return act - last
 }
 
 // update takes a change of a user.
 func (s *session) update(v *view, u wire.User) {
 	now := time.Now()
-	slot := &s.w.board.slots[v.user]
-	last, merged := v.act.Load(), int64(0)
-	act := last + 1
-	if online(act) != u.Online {
-		act, merged = act+1, 1
-	}
-	disordered := u.Rev <= v.rev
-	v.rev = max(v.rev, u.Rev)
-	switch {
-	case disordered:
-		s.w.tally.note(func(c *counts) { c.Disordered++ })
-		return
-	case slot.lenient.Load() != 0:
-		v.act.Store(slot.settled(u.Online))
-		return
-	case act > slot.acts.Load():
-		s.w.tally.note(func(c *counts) { c.Unexpected++ })
+	acts := s.see(v, u)
+	if acts == 0 {
 		return
 	}
-	v.act.Store(act)
+	merged := int64(acts - 1)
 	switch {
 	case s.bare:
 		s.w.tally.note(func(c *counts) { c.BareEvents++ })
@@ -253,7 +267,7 @@ func (s *session) update(v *view, u wire.User) {
 	default:
 		s.w.tally.note(func(c *counts) { c.Events, c.Merged = c.Events+1, c.Merged+merged })
 	}
-	if d, ok := slot.since(act, now); ok {
+	if d, ok := s.w.board.slots[v.user].since(v.act.Load(), now); ok {
 		name := latencyEvent
 		if s.bare {
 			name = latencyBare
@@ -279,6 +293,7 @@ func (s *session) message(kind wire.Kind, m []byte) error {
 func (s *session) read(conn *wire.Conn) {
 	if s.slow {
 		s.w.dawdle()
+		_ = conn.Alive() // the server's ping waits behind what was not read
 	}
 	if err := conn.Next(s.take); err != nil {
 		s.lost(conn, err)
@@ -293,10 +308,6 @@ func (s *session) take(m []byte) error { return s.message(wire.KindOf(m), m) }
 // lost is told how a connection ended.
 func (s *session) lost(conn *wire.Conn, err error) {
 	conn.Cut()
-	end, ok := errors.AsType[*wire.Closed](err)
-	if !ok {
-		end = &wire.Closed{Code: 1006, Err: err}
-	}
 	s.mu.Lock()
 	said, back := s.phase == leaving, s.back
 	s.phase, s.conn = closed, nil
@@ -304,11 +315,7 @@ func (s *session) lost(conn *wire.Conn, err error) {
 	s.w.tally.note(func(c *counts) {
 		c.Open--
 		if !said && back == 0 {
-			what := strconv.Itoa(end.Code)
-			if !ok {
-				what = err.Error()
-			}
-			c.Lost[what]++
+			c.Lost[reason(err)]++
 		}
 	})
 	switch {
@@ -317,7 +324,7 @@ func (s *session) lost(conn *wire.Conn, err error) {
 		s.w.dial(s, time.Unix(0, back))
 	default:
 		s.shift.Add(1) // nodes that stop or broke are not there at once
-		s.w.dial(s, time.Now().Add(hint(end.Reason)))
+		s.w.dial(s, time.Now().Add(backoff(err, 0)))
 	}
 }
 
@@ -332,19 +339,17 @@ func hint(reason string) time.Duration {
 	return time.Duration(rand.Int64N(int64(500 * time.Millisecond))) //nolint:gosec // G404: no secret
 }
 
-// leave says bye. It reports whether the session was open.
-func (s *session) leave() bool {
+// leave says bye if the session is open.
+func (s *session) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.phase != opened {
-		return false
+		return
 	}
 	s.phase = leaving
-	if s.bare {
+	if s.bare || s.conn.Send([]byte(`{"type":"bye"}`)) != nil {
 		s.conn.Cut() // the reader notices
-		return true
 	}
-	return s.conn.Send([]byte(`{"type":"bye"}`)) == nil
 }
 
 // cut ends the connection as one does that breaks, or like a page that is left if reload

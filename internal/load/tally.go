@@ -29,7 +29,7 @@ type counts struct {
 	Opened     int64            `json:"opened"` // times that one was welcomed
 	Acts       int64            `json:"acts"`
 	Events     int64            `json:"events"`      // updates that told of an act
-	Merged     int64            `json:"merged"`      // of these, those that told of two acts at once
+	Merged     int64            `json:"merged"`      // acts that only an update of a later one told of
 	SlowEvents int64            `json:"slow_events"` // the same of readers that are slow on purpose, which are not in Events
 	SlowMerged int64            `json:"slow_merged"`
 	BareEvents int64            `json:"bare_events"`

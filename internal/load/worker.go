@@ -3,12 +3,14 @@ package load
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/url"
 	"runtime/debug"
 	"slices"
@@ -37,7 +39,7 @@ type order struct {
 	In time.Duration `json:"in"` // for how long
 }
 
-// report is what a worker tells: once a second what it has seen, and, once it did what it was told, that.
+// status is what a worker tells: once a second what it has seen, and, once it did what it was told, that.
 type status struct {
 	counts
 	Hists map[string]string `json:"hists,omitempty"`
@@ -61,10 +63,13 @@ type worker struct {
 	watchers []*session // they are there all the time
 	actors   []*session // they come and go
 
-	ending  atomic.Bool
-	hurry   atomic.Bool // slow readers read on
-	dials   chan attempt
-	reading sync.WaitGroup
+	fail     context.CancelCauseFunc // ends what is under way, and says why
+	patience time.Duration           // how long nothing may succeed
+	failing  atomic.Int64            // since when attempts to connect did nothing but fail, ns since 1970; 0 if they do not
+	ending   atomic.Bool
+	busy     atomic.Pointer[chan struct{}] // closed when slow readers may read like others
+	dials    chan attempt
+	reading  sync.WaitGroup
 }
 
 // attempt is a session that is to be opened.
@@ -75,10 +80,11 @@ type attempt struct {
 }
 
 // Worker is a process of a run that Run started: it reads its part and then orders from in,
-// a line of JSON each, and writes what it sees to out. It returns when in ends.
+// a line of JSON each, and writes what it sees to out. It ends what is under way when in
+// ends or ctx does, and returns once in has ended.
 func Worker(ctx context.Context, in io.Reader, out io.Writer) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
 	lines := json.NewDecoder(bufio.NewReader(in))
 	var p part
 	if err := lines.Decode(&p); err != nil {
@@ -88,6 +94,7 @@ func Worker(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	w.fail = fail
 	defer w.board.close()
 	var dialers sync.WaitGroup
 	for range parallelDials {
@@ -95,7 +102,7 @@ func Worker(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	defer w.abandon()
 	defer dialers.Wait()
-	defer cancel()
+	defer fail(nil)
 	var mu sync.Mutex // guards enc
 	enc := json.NewEncoder(out)
 	say := func(s status) error {
@@ -121,22 +128,31 @@ func Worker(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 	})
 	defer ticking.Wait()
-	defer cancel()
-	for {
-		var o order
-		if err := lines.Decode(&o); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
+	defer fail(nil)
+	orders := make(chan order)
+	var broken error // why there are no more orders; owned by the following until it closes orders
+	go func() {      // ends with in
+		defer close(orders)
+		for {
+			var o order
+			if broken = lines.Decode(&o); broken != nil {
+				fail(errors.New("the run is gone"))
+				return
+			}
+			orders <- o
 		}
+	}()
+	for o := range orders {
 		s := status{Done: o.Do}
 		if s.Behind, err = w.do(ctx, o); err != nil {
 			s.Error = err.Error()
 		}
-		if err := say(s); err != nil {
-			return err
-		}
+		_ = say(s) // who cannot be told is gone, and with it what it says
 	}
+	if errors.Is(broken, io.EOF) {
+		return nil
+	}
+	return broken
 }
 
 // parallelDials bounds how many handshakes a process has under way: a node lets an address
@@ -147,8 +163,11 @@ func newWorker(p part) (*worker, error) {
 	set := p.Settings
 	w := &worker{
 		part: p, set: set, key: auth.Key{SID: set.KeySID, Secret: set.KeySecret, Account: set.Account},
-		dialer: wire.Dialer{Subprotocol: "rollcall.v1.json"}, tally: newTally(),
+		dialer: wire.Dialer{Subprotocol: "rollcall.v1.json"}, tally: newTally(), fail: func(error) {}, patience: time.Minute,
 	}
+	busy := make(chan struct{})
+	close(busy)
+	w.busy.Store(&busy)
 	for _, raw := range set.URLs {
 		u, err := parse(raw)
 		if err != nil {
@@ -170,7 +189,7 @@ func newWorker(p part) (*worker, error) {
 	c := set.cast()
 	lo, hi := share(c.watchers, p.Index, p.Of)
 	w.tally.Base = w.tally.warm()
-	for i, roster := range c.rosters(lo, hi) {
+	for i, roster := range c.watched(lo, hi) {
 		s := newSession(w, uint32(lo+i), roster) //nolint:gosec // G115: users are few
 		s.slow = float64(lo+i) < set.Slow*float64(c.watchers)
 		w.watchers = append(w.watchers, s)
@@ -199,10 +218,12 @@ func (w *worker) do(ctx context.Context, o order) (behind int64, err error) {
 	case "ramp":
 		return 0, w.ramp(ctx, o.At)
 	case "act":
+		busy := make(chan struct{})
+		w.busy.Store(&busy)
+		defer close(busy)
 		return 0, w.set.scenario().act(ctx, w, o.At, o.At.Add(o.In))
 	case "settle":
-		w.hurry.Store(true)
-		return w.behind(), nil
+		return w.behind(), context.Cause(ctx)
 	case "end":
 		return 0, w.end(ctx)
 	default:
@@ -229,13 +250,13 @@ func pace(ctx context.Context, at, until time.Time, rate float64, f func(i int, 
 
 func sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	case <-t.C:
 		return nil
 	}
@@ -258,7 +279,7 @@ func (w *worker) ramp(ctx context.Context, at time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := w.whole(ctx); err != nil {
+	if err := w.whole(ctx, time.Now()); err != nil {
 		return err
 	}
 	for range 3 { // a collection halves a stack that is too large
@@ -268,8 +289,10 @@ func (w *worker) ramp(ctx context.Context, at time.Time) error {
 	return nil
 }
 
-// whole waits until all watchers are open.
-func (w *worker) whole(ctx context.Context) error {
+// whole waits until all watchers are open, which were due at a time, for as long as there
+// come to be more of them.
+func (w *worker) whole(ctx context.Context, due time.Time) error {
+	fewest, since := len(w.watchers)+1, due
 	for {
 		if err := sleep(ctx, 20*time.Millisecond); err != nil {
 			return err
@@ -282,8 +305,15 @@ func (w *worker) whole(ctx context.Context) error {
 			}
 			s.mu.Unlock()
 		}
-		if missing == 0 {
+		switch {
+		case missing == 0:
 			return nil
+		case missing < fewest:
+			if fewest = missing; time.Now().After(since) {
+				since = time.Now()
+			}
+		case time.Since(since) > w.patience:
+			return fmt.Errorf("%d of %d sessions are not open, and none was opened for %v", missing, len(w.watchers), w.patience)
 		}
 	}
 }
@@ -313,6 +343,7 @@ func (w *worker) serveDials(ctx context.Context) {
 			}
 			err := a.s.open(ctx, time.Unix(0, a.due))
 			if err == nil {
+				w.failing.Store(0)
 				continue
 			}
 			a.s.failed()
@@ -320,22 +351,72 @@ func (w *worker) serveDials(ctx context.Context) {
 				return
 			}
 			w.tally.note(func(c *counts) { c.Refused[reason(err)]++ })
+			w.consider(err)
 			a.s.shift.Add(1)                                         // the next node may take it
 			w.after(backoff(err, a.n), attempt{a.s, a.due, a.n + 1}) // latencies go on counting from when it was due
 		}
 	}
 }
 
-// reason is a short word for why a connection was not made.
+// consider ends the run if an attempt to connect failed in a way in which the next will
+// fail too, or if nothing else has happened for long.
+func (w *worker) consider(err error) {
+	if why := hopeless(err); why != nil {
+		w.fail(why)
+		return
+	}
+	now := time.Now().UnixNano()
+	if w.failing.CompareAndSwap(0, now) {
+		return
+	}
+	if since := w.failing.Load(); since != 0 && now-since > int64(w.patience) {
+		w.fail(fmt.Errorf("no connection was made for %v: %w", w.patience, err))
+	}
+}
+
+// hopeless is why it is of no use to try again after an error; nil if it may be.
+func hopeless(err error) error {
+	if why := explain(err); why != nil {
+		return why
+	}
+	if r, ok := errors.AsType[*wire.Refused](err); ok && r.Status < 500 {
+		switch r.Status {
+		case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+			return nil
+		}
+		return err
+	}
+	if c, ok := errors.AsType[*wire.Closed](err); ok && c.Code >= 3500 && c.Code < 4000 { // docs/protocol.md: stay away
+		return err
+	}
+	if r, ok := errors.AsType[*refusal](err); ok && !slices.Contains(passing, r.code) {
+		return err
+	}
+	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	_, plain := errors.AsType[tls.RecordHeaderError](err)
+	name, _ := errors.AsType[*net.DNSError](err)
+	if untrusted || plain || name != nil && name.IsNotFound || errors.Is(err, wire.ErrProtocol) {
+		return err
+	}
+	return nil
+}
+
+// passing are the codes of docs/protocol.md of errors that are over after a while: internal,
+// unavailable, rate_limited, too_many_sessions, too_many_waiting.
+var passing = []int{100, 101, 109, 113, 120}
+
+// reason is a short word for why a connection was not made, or ended.
 func reason(err error) string {
 	if r, ok := errors.AsType[*wire.Refused](err); ok {
 		return strconv.Itoa(r.Status)
 	}
-	if c, ok := errors.AsType[*wire.Closed](err); ok {
+	if c, ok := errors.AsType[*wire.Closed](err); ok && c.Err == nil {
 		return strconv.Itoa(c.Code)
+	} else if ok {
+		err = c.Err
 	}
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		return op.Err.Error()
+	if op, ok := errors.AsType[*net.OpError](err); ok { // the rest of it names addresses
+		err = op.Err
 	}
 	return err.Error()
 }
@@ -351,12 +432,18 @@ func backoff(err error, failed int32) time.Duration {
 	return rand.N(min(30*time.Second, 500*time.Millisecond<<min(failed, 6))) //nolint:gosec // G404: no secret
 }
 
-// dawdle is what a slow reader does between two looks at its socket.
+// dawdle is what a slow reader does before each look at its socket while others act.
 func (w *worker) dawdle() {
-	for i := 0; i < 20 && !w.hurry.Load() && !w.ending.Load(); i++ {
-		time.Sleep(100 * time.Millisecond)
+	t := time.NewTimer(slowPause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-*w.busy.Load():
 	}
 }
+
+// slowPause, with a narrow connection, makes some hundred bytes a second.
+const slowPause = 5 * time.Second
 
 // behind is how many acts the open sessions have yet to see, and how many of the sessions that should be open are not.
 func (w *worker) behind() (n int64) {
@@ -376,26 +463,25 @@ func (w *worker) behind() (n int64) {
 	return n
 }
 
-// end says bye for all sessions, and waits for the server's answers for a while.
+// end says bye for all sessions, those that are still opening too, and waits for the
+// server's answers for a while.
 func (w *worker) end(ctx context.Context) error {
 	w.ending.Store(true)
-	for _, s := range slices.Concat(w.watchers, w.actors) {
-		s.leave()
-	}
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		open := 0
+		left := 0
 		for _, s := range slices.Concat(w.watchers, w.actors) {
+			s.leave()
 			s.mu.Lock()
-			if s.conn != nil {
-				open++
+			if s.phase != closed {
+				left++
 			}
 			s.mu.Unlock()
 		}
 		switch {
-		case open == 0:
+		case left == 0:
 			return nil
 		case time.Now().After(deadline):
-			return fmt.Errorf("%d connections did not end", open)
+			return fmt.Errorf("%d connections did not end", left)
 		}
 		if err := sleep(ctx, 20*time.Millisecond); err != nil {
 			return err

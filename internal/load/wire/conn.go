@@ -222,6 +222,10 @@ func (c *Conn) Bye(code uint16) error {
 	return c.frame(opClose, binary.BigEndian.AppendUint16(nil, code))
 }
 
+// Alive tells the server, which may wait for the answer to a ping that was not read yet, that
+// the client is there (RFC 6455, section 5.5.3).
+func (c *Conn) Alive() error { return c.frame(opPong, nil) }
+
 // Cut ends the connection at once, without a close frame: the server sees it reset.
 func (c *Conn) Cut() {
 	nc := c.Conn
