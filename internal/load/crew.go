@@ -128,6 +128,9 @@ func (c *crew) order(ctx context.Context, o order) error {
 func (c *crew) settle(ctx context.Context) (int64, error) { return c.tell(ctx, order{Do: "settle"}) }
 
 func (c *crew) tell(ctx context.Context, o order) (behind int64, err error) {
+	if err := context.Cause(ctx); err != nil {
+		return 0, err
+	}
 	for _, ch := range c.children {
 		_ = json.NewEncoder(ch.in).Encode(o) // as above
 	}

@@ -282,7 +282,10 @@ func (r *run) play(ctx context.Context) error {
 		return err
 	}
 	r.ramp = time.Since(began)
-	if err := errors.Join(stop(), r.settle(ctx)); err != nil {
+	if err := stop(); err != nil {
+		return err
+	}
+	if err := r.settle(ctx); err != nil {
 		return err
 	}
 	r.ramped, r.atRamped = r.scraper.sample(ctx), r.totals.counts()
@@ -322,7 +325,13 @@ func (r *run) act(ctx context.Context) error {
 	err := r.crew.order(ctx, order{Do: "act", At: time.Now().Add(100 * time.Millisecond), In: r.opt.For})
 	done()
 	r.acts = time.Since(began)
-	return errors.Join(err, <-beats, stop(), r.settle(ctx))
+	if err := errors.Join(err, <-beats); err != nil {
+		return err // the profile ends with ctx
+	}
+	if err := stop(); err != nil {
+		return err
+	}
+	return r.settle(ctx)
 }
 
 // beatBare has the bare loop act as often as all actors do, in the middle between them.
