@@ -2,6 +2,7 @@ package load
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +34,7 @@ const (
 type cluster struct {
 	dir, binary string
 	env         []string
+	lost        func(error) // told of a process that ended by itself
 	redis       *process
 	redisAddr   string
 	nodes       []*node
@@ -45,9 +48,10 @@ type node struct {
 
 // process is one that was started, and whose output is kept for the case that it fails.
 type process struct {
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-	out  *tail
+	cmd     *exec.Cmd
+	done    chan struct{} // closed when it has ended
+	out     *tail
+	stopped atomic.Bool // it was told to end
 }
 
 // tail keeps the last of what a process printed.
@@ -71,8 +75,8 @@ func (t *tail) String() string {
 	return strings.TrimSpace(string(t.b))
 }
 
-// start starts a process with further environment. It lives until it is told to stop.
-func start(name string, args, env []string) (*process, error) {
+// start starts a process with further environment. It lives until it is told to stop; lost is called if it does not.
+func start(name string, args, env []string, lost func(error)) (*process, error) {
 	p := &process{cmd: exec.Command(name, args...), done: make(chan struct{}), out: &tail{}}                         //nolint:gosec,noctx // the user's own; stop ends it
 	p.cmd.Env = slices.DeleteFunc(p.cmd.Environ(), func(v string) bool { return strings.HasPrefix(v, "ROLLCALL_") }) // those are of the user's own nodes
 	p.cmd.Env = append(p.cmd.Env, env...)
@@ -80,12 +84,23 @@ func start(name string, args, env []string) (*process, error) {
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	go func() { _ = p.cmd.Wait(); close(p.done) }() // joined by stop
+	go func() { // joined by stop
+		defer close(p.done)
+		if err := p.cmd.Wait(); !p.stopped.Load() {
+			lost(p.ended(err))
+		}
+	}()
 	return p, nil
+}
+
+// ended tells what a process said that ended by itself.
+func (p *process) ended(err error) error {
+	return fmt.Errorf("%s ended (%w): %s", filepath.Base(p.cmd.Path), cmp.Or(err, errors.New("exit status 0")), p.out)
 }
 
 // stop ends the process as an orchestrator does, and kills it if that takes too long.
 func (p *process) stop(within time.Duration) error {
+	p.stopped.Store(true)
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.done:
@@ -116,9 +131,10 @@ func (p *process) ready(ctx context.Context, check func() error) error {
 	}
 }
 
-// startCluster starts nodes on a redis-server of their own, or on one that is there.
-func startCluster(ctx context.Context, binary, redisURL string, nodes int, env []string) (c *cluster, err error) {
-	c = &cluster{binary: binary}
+// startCluster starts nodes on a redis-server of their own, or on one that is there. lost is
+// told of one that ends by itself.
+func startCluster(ctx context.Context, binary, redisURL string, nodes int, env []string, lost func(error)) (c *cluster, err error) {
+	c = &cluster{binary: binary, lost: lost}
 	defer func() {
 		if err != nil {
 			c.stop()
@@ -160,7 +176,7 @@ func (c *cluster) startRedis(ctx context.Context) error {
 	c.redisAddr = l.Addr().String()
 	_, port, _ := net.SplitHostPort(c.redisAddr)
 	_ = l.Close()
-	if c.redis, err = start(path, []string{"--port", port, "--bind", "127.0.0.1", "--dir", c.dir, "--save", ""}, nil); err != nil {
+	if c.redis, err = start(path, []string{"--port", port, "--bind", "127.0.0.1", "--dir", c.dir, "--save", ""}, nil, c.lost); err != nil {
 		return err
 	}
 	r := redis.NewClient(&redis.Options{Addr: c.redisAddr})
@@ -171,7 +187,7 @@ func (c *cluster) startRedis(ctx context.Context) error {
 func (c *cluster) startNode(ctx context.Context, i int, addr string) (*node, error) {
 	file := filepath.Join(c.dir, "node"+strconv.Itoa(i))
 	_ = os.Remove(file)
-	p, err := start(c.binary, []string{"serve"}, append([]string{"ROLLCALL_ADDR=" + addr, "ROLLCALL_ADMIN_ADDR=127.0.0.1:0", "ROLLCALL_READY_FILE=" + file}, c.env...))
+	p, err := start(c.binary, []string{"serve"}, append([]string{"ROLLCALL_ADDR=" + addr, "ROLLCALL_ADMIN_ADDR=127.0.0.1:0", "ROLLCALL_READY_FILE=" + file}, c.env...), c.lost)
 	if err != nil {
 		return nil, err
 	}

@@ -60,22 +60,25 @@ func Run(ctx context.Context, opt Options) (*report.Report, error) {
 	}
 	r := &run{opt: opt, began: time.Now(), totals: newTotals()}
 	defer r.close()
-	if err := r.prepare(ctx); err != nil {
-		return nil, interrupted(ctx, err)
+	playing, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	err := r.prepare(playing, fail)
+	prepared := err == nil
+	if prepared {
+		if err = r.play(playing); err != nil {
+			err = cmp.Or(context.Cause(playing), err) // what else went wrong then is of no interest
+		}
 	}
-	if err := r.play(ctx); err != nil {
-		r.stopped = interrupted(ctx, err)
+	if ctx.Err() != nil {
+		err = fmt.Errorf("interrupted: %w", context.Cause(ctx))
+	}
+	if !prepared {
+		return nil, err
+	}
+	if r.stopped = err; err != nil {
 		r.atEnd = r.totals.counts()
 	}
-	return r.report(), r.stopped
-}
-
-// interrupted is the error of what ended with ctx: what else went wrong then is of no interest.
-func interrupted(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return fmt.Errorf("interrupted: %w", context.Cause(ctx))
-	}
-	return err
+	return r.report(), err
 }
 
 // run is one call of Run.
@@ -125,7 +128,8 @@ func (r *run) close() {
 }
 
 // prepare starts and makes all that the run needs, and finds out whether it can succeed.
-func (r *run) prepare(ctx context.Context) (err error) {
+// fail is told if something of that ends later.
+func (r *run) prepare(ctx context.Context, fail func(error)) (err error) {
 	opt := &r.opt
 	limits, err := readLimits()
 	if err != nil {
@@ -141,7 +145,7 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	}
 	if opt.Nodes > 0 {
 		opt.Progress.phase("starting nodes")
-		if r.cluster, err = startCluster(ctx, opt.Binary, opt.Redis, opt.Nodes, opt.Env); err != nil {
+		if r.cluster, err = startCluster(ctx, opt.Binary, opt.Redis, opt.Nodes, opt.Env, fail); err != nil {
 			return err
 		}
 		for _, n := range r.cluster.nodes {

@@ -130,8 +130,8 @@ func Worker(ctx context.Context, in io.Reader, out io.Writer) error {
 	defer ticking.Wait()
 	defer fail(nil)
 	orders := make(chan order, 1) // with room for the next one, so that the end is noticed behind it
-	var broken error // why there are no more orders; owned by the following until it closes orders
-	go func() {      // ends with in
+	var broken error              // why there are no more orders; owned by the following until it closes orders
+	go func() {                   // ends with in
 		defer close(orders)
 		for {
 			var o order
