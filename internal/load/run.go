@@ -49,6 +49,8 @@ type Options struct {
 	Profiles string
 	// Progress is told what goes on; may be nil.
 	Progress *Progress
+
+	settle time.Duration // how long watchers may be behind once there are no more acts
 }
 
 // Run plays a scenario and tells what it found. The error tells why it could not, or not to
@@ -367,9 +369,9 @@ func (r *run) profile(ctx context.Context, name string, d time.Duration) func() 
 	return func() error { return <-done }
 }
 
-// settle waits until every watcher has seen all acts, for at most half a minute.
+// settle waits until every watcher has seen all acts, or for so long that they never will.
 func (r *run) settle(ctx context.Context) error {
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for deadline := time.Now().Add(cmp.Or(r.opt.settle, 30*time.Second)); ; {
 		var err error
 		if r.behind, err = r.crew.settle(ctx); err != nil || r.behind == 0 || time.Now().After(deadline) {
 			return err

@@ -320,7 +320,7 @@ func storm(ctx context.Context, w *worker, at, until time.Time) error {
 	}
 	w.tally.note(func(c *counts) { c.BackMS = time.Since(cut).Milliseconds() })
 	// what the cut may have left behind shows itself when the lingers would be over
-	return sleep(ctx, max(time.Until(until), time.Until(cut.Add(w.set.Linger+4*time.Second))))
+	return sleep(ctx, max(time.Until(until), time.Until(cut.Add(w.set.Linger+w.echo))))
 }
 
 // excuse has whoever is away at a time, shortly before the linger is over, perhaps be seen to leave.
@@ -360,7 +360,7 @@ func reload(ctx context.Context, w *worker, at, until time.Time) error {
 	if err := w.whole(ctx, time.Now().Add(w.set.Back)); err != nil {
 		return err
 	}
-	return sleep(ctx, w.set.Linger+4*time.Second) // as after a storm
+	return sleep(ctx, w.set.Linger+w.echo) // as after a storm
 }
 
 // Names are the scenarios' names, joined for messages.

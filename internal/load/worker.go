@@ -65,6 +65,7 @@ type worker struct {
 
 	fail     context.CancelCauseFunc // ends what is under way, and says why
 	patience time.Duration           // how long nothing may succeed
+	echo     time.Duration           // how long after a linger what it left behind may show itself
 	failing  atomic.Int64            // since when attempts to connect did nothing but fail, ns since 1970; 0 if they do not
 	ending   atomic.Bool
 	busy     atomic.Pointer[chan struct{}] // closed when slow readers may read like others
@@ -163,7 +164,7 @@ func newWorker(p part) (*worker, error) {
 	set := p.Settings
 	w := &worker{
 		part: p, set: set, key: auth.Key{SID: set.KeySID, Secret: set.KeySecret, Account: set.Account},
-		dialer: wire.Dialer{Subprotocol: "rollcall.v1.json"}, tally: newTally(), fail: func(error) {}, patience: time.Minute,
+		dialer: wire.Dialer{Subprotocol: "rollcall.v1.json"}, tally: newTally(), fail: func(error) {}, patience: time.Minute, echo: 4 * time.Second,
 	}
 	busy := make(chan struct{})
 	close(busy)
