@@ -131,7 +131,7 @@ func TestRunFindsWhatIsWrong(t *testing.T) {
 		}
 	}
 	for name, tt := range map[string]struct {
-		spoil func(f *fake)
+		spoil  func(f *fake)
 		change func(o *Options)
 		want   []string
 	}{
@@ -238,7 +238,7 @@ func TestRunThatCannotSucceed(t *testing.T) {
 		}
 	}
 	for name, tt := range map[string]struct {
-		spoil func(f *fake)
+		spoil  func(f *fake)
 		change func(o *Options)
 		want   []string
 	}{
