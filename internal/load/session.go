@@ -334,7 +334,7 @@ func hint(reason string) time.Duration {
 		RetryAfter int64 `json:"retry_after_ms"`
 	}
 	if json.Unmarshal([]byte(reason), &r) == nil && r.RetryAfter > 0 {
-		return time.Duration(r.RetryAfter) * time.Millisecond
+		return min(time.Duration(min(r.RetryAfter, 1<<32))*time.Millisecond, time.Hour)
 	}
 	return time.Duration(rand.Int64N(int64(500 * time.Millisecond))) //nolint:gosec // G404: no secret
 }
