@@ -335,3 +335,11 @@ func TestIdentities(t *testing.T) {
 		}
 	}
 }
+
+// remove removes a board's file.
+func remove(t testing.TB, name string) {
+	t.Helper()
+	if err := os.Remove(name); err != nil {
+		t.Error(err)
+	}
+}
