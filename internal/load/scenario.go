@@ -313,7 +313,9 @@ func storm(ctx context.Context, w *worker, at, until time.Time) error {
 		s.cut(cut.Add(w.set.Back*time.Duration(i)/time.Duration(len(w.watchers))), false)
 	}
 	var judging sync.WaitGroup
-	defer judging.Wait() // it is over before the lingers are
+	defer judging.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // it is over long before if all goes well
 	judging.Go(func() { w.excuse(ctx, cut.Add(w.set.Linger-500*time.Millisecond)) })
 	if err := w.whole(ctx, cut.Add(w.set.Back)); err != nil {
 		return err
