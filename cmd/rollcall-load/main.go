@@ -160,6 +160,11 @@ func runScenario(ctx context.Context, s load.Scenario, args []string, stdout io.
 		return usageError{fmt.Errorf("%s takes no arguments beside flags: %q", s.Name, flags.Args())}
 	}
 	opt.URLs, opt.Admins, opt.From, opt.Env = urls, admins, from, env
+	if opt.Nodes == 0 && len(admins) == 0 { // what is measured by default is so only if it can be
+		asked := false
+		flags.Visit(func(f *flag.Flag) { asked = asked || f.Name == "at-rest" })
+		opt.AtRest = opt.AtRest && asked
+	}
 	if opt.Nodes > 0 && opt.Binary == "" {
 		var err error
 		if opt.Binary, err = findBinary(); err != nil {

@@ -45,6 +45,8 @@ func TestUsage(t *testing.T) {
 		"arguments":               {[]string{"idle", "5"}, 2, "takes no arguments"},
 		"all that is wrong":       {[]string{"ramp", "--url", "http://x", "--sessions", "0", "--from", "x"}, 2, "rollcall-load: from:"},
 		"no such program":         {[]string{"ramp", "--nodes", "1", "--binary", "/nowhere/rollcall", "--redis", "redis://127.0.0.1:1"}, 1, "starting node 1"},
+		"at rest by default":      {[]string{"idle", "--url", "ws://127.0.0.1:1/v1/connect"}, 1, "making a service for the run: "},
+		"at rest if asked":        {[]string{"idle", "--url", "ws://127.0.0.1:1/v1/connect", "--at-rest"}, 2, "at-rest: needs --admin"},
 		"nobody there":            {[]string{"ramp", "--url", "ws://127.0.0.1:1/v1/connect"}, 1, "making a service for the run: "},
 		"no place for the report": {[]string{"ramp", "--url", "ws://127.0.0.1:1/v1/connect", "--json", "/nowhere/r.json"}, 1, "open /nowhere/r.json: no such file"},
 		"a worker by itself":      {[]string{"worker"}, 1, "EOF"},

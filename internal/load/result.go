@@ -79,12 +79,16 @@ func (r *run) checks() []report.Check {
 	if r.opt.scenario().Silent {
 		zero("events once all were connected", end.Events-r.atRamped.Events)
 	}
-	if len(r.opt.Admins) > 0 { // else nobody can tell an event that was merged into a later one from one that was lost
+	if len(r.opt.Admins) > 0 {
 		merged, conflated := end.Merged+end.SlowMerged, conflated(&r.before, &r.acted)
 		check(merged <= conflated, "events merged", fmt.Sprintf("at most the nodes' %d", conflated), strconv.FormatInt(merged, 10))
 	}
-	if r.opt.Slow > 0 && !r.opt.Batch {
+	switch {
+	case r.opt.Batch: // they wait for each other, and may be merged meanwhile
+	case r.opt.Slow > 0:
 		zero("events merged for readers that keep up", end.Merged)
+	case len(r.opt.Admins) == 0:
+		zero("events merged or lost (--admin tells which)", end.Merged)
 	}
 	lost := maps.Clone(end.Lost)
 	if r.opt.Slow > 0 {

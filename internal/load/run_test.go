@@ -136,6 +136,9 @@ func TestRunFindsWhatIsWrong(t *testing.T) {
 		want   []string
 	}{
 		"an event is lost": {once(func(event) []event { return nil }), nil, []string{"events merged"}},
+		"an event is lost, and nodes are not asked": {
+			once(func(event) []event { return nil }), func(o *Options) { o.Admins = nil }, []string{"events merged or lost (--admin tells which)"},
+		},
 		"all events of one session are lost from some time on": {
 			func(f *fake) {
 				f.tamper = func(e event) []event {

@@ -121,6 +121,9 @@ func (s *Settings) scenario() Scenario {
 // maxWatch is how many users a session may watch: the nodes' default for max_subscriptions.
 const maxWatch = 1000
 
+// tokenLife is how long tokens are good for; no session takes a newer one.
+const tokenLife = 12 * time.Hour
+
 // maxUsers bounds a run's users.
 const maxUsers = 10_000_000
 
@@ -144,7 +147,7 @@ func (s *Settings) Validate() error {
 	wrong(s.Watch < 0 || s.Watch > maxUsers, "watch: must be from 0 to %d", maxUsers)
 	wrong(!(s.Rate > 0) || s.Rate > 1e6, "rate: must be more than 0 and at most 1000000 a second")
 	wrong(!(s.Acts >= 0) || s.Acts > 1e6, "acts: must be from 0 to 1000000 a second")
-	wrong(s.For <= 0 || s.For > 24*time.Hour, "for: must be more than 0 and at most 24h")
+	wrong(s.For <= 0 || s.For > tokenLife-time.Hour, "for: must be more than 0 and at most %v", tokenLife-time.Hour)
 	wrong(!(s.Slow >= 0 && s.Slow <= 1), "slow: must be from 0 to 1")
 	wrong(s.Back < 0 || s.Back > time.Hour, "back: must be from 0 to 1h")
 	wrong(s.Linger < 0 || s.Linger > time.Minute, "linger: must be from 0 to 1m")

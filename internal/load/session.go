@@ -132,7 +132,7 @@ func (w *worker) route(s *session) (to *url.URL, from net.Addr) {
 
 // greet says hello and subscribes.
 func (s *session) greet(conn *wire.Conn, due time.Time) error {
-	token, err := auth.Mint(s.w.key, s.w.set.Service, identity(s.user), time.Now(), 12*time.Hour)
+	token, err := auth.Mint(s.w.key, s.w.set.Service, identity(s.user), time.Now(), tokenLife)
 	if err != nil {
 		return err
 	}
