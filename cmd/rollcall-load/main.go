@@ -23,7 +23,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 
 // The exit codes.
@@ -41,8 +41,8 @@ func (e usageError) Unwrap() error { return e.error }
 // errChecks tells that a run was done and something did not hold, which was printed.
 var errChecks = errors.New("a check failed")
 
-func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer, stderr *os.File) int {
-	err := dispatch(ctx, args, stdin, stdout, stderr)
+func run(ctx context.Context, args, env []string, stdin io.Reader, stdout io.Writer, stderr *os.File) int {
+	err := dispatch(ctx, args, env, stdin, stdout, stderr)
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return exitOK
@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer, 
 	return exitFailed
 }
 
-func dispatch(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer, stderr *os.File) error {
+func dispatch(ctx context.Context, args, env []string, stdin io.Reader, stdout io.Writer, stderr *os.File) error {
 	if len(args) == 0 {
 		return usageError{fmt.Errorf("say what to do: %s, compare, growth or plan; see --help", load.Names())}
 	}
@@ -80,7 +80,7 @@ func dispatch(ctx context.Context, args []string, stdin io.Reader, stdout io.Wri
 		if !ok {
 			return usageError{fmt.Errorf("there is no scenario or command %q: there are %s, compare, growth and plan", name, load.Names())}
 		}
-		return runScenario(ctx, s, rest, stdout, stderr)
+		return runScenario(ctx, s, rest, env, stdout, stderr)
 	}
 }
 
@@ -115,8 +115,16 @@ func (l *list) Set(v string) error {
 	return nil
 }
 
-func runScenario(ctx context.Context, s load.Scenario, args []string, stdout io.Writer, stderr *os.File) error {
-	opt := load.Options{Settings: s.Defaults, Progress: load.NewProgress(stderr)}
+func runScenario(ctx context.Context, s load.Scenario, args, environ []string, stdout io.Writer, stderr *os.File) error {
+	envOr := func(name, otherwise string) string {
+		for _, v := range environ {
+			if value, ok := strings.CutPrefix(v, name+"="); ok && value != "" {
+				return value
+			}
+		}
+		return otherwise
+	}
+	opt := load.Options{Settings: s.Defaults, Progress: load.NewProgress(stderr, envOr("TERM", ""))}
 	opt.Scenario = s.Name
 	flags := flag.NewFlagSet(s.Name, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -192,13 +200,6 @@ func runScenario(ctx context.Context, s load.Scenario, args []string, stdout io.
 		return errChecks
 	}
 	return failed
-}
-
-func envOr(name, otherwise string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return otherwise
 }
 
 // findBinary is the rollcall program beside this one, or in PATH.

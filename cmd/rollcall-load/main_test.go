@@ -21,7 +21,7 @@ func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	}
 	defer f.Close()
 	var out bytes.Buffer
-	code = run(t.Context(), args, strings.NewReader(""), &out, f)
+	code = run(t.Context(), args, nil, strings.NewReader(""), &out, f)
 	data, err := os.ReadFile(f.Name())
 	if err != nil {
 		t.Fatal(err)

@@ -1,3 +1,5 @@
+// Package load plays scenarios with many sessions against Rollcall, from several processes,
+// and checks that each event came that had to, and no other.
 package load
 
 import (
@@ -38,7 +40,7 @@ func Bare(ctx context.Context, in io.Reader, out io.Writer) error {
 	})}
 	serving := make(chan error, 1)
 	go func() { serving <- server.Serve(l) }()
-	defer func() { _ = server.Close(); <-serving }()
+	defer func() { _, _ = server.Close(), <-serving }()
 	defer func() {
 		mu.Lock()
 		defer mu.Unlock()

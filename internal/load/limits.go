@@ -33,7 +33,7 @@ func readLimits() (limits, error) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
 		return l, err
 	}
-	l.files = int(min(r.Max, 1<<20)) //nolint:gosec // G115: bounded
+	l.files = int(min(r.Max, 1<<20))
 	var lo, hi int
 	if data, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
 		if _, err := fmt.Sscan(string(data), &lo, &hi); err == nil && hi > lo {

@@ -137,23 +137,23 @@ func TestHopeless(t *testing.T) {
 		reason string // what it is counted as
 		want   string // in why it is for good, empty if it is not
 	}{
-		{&wire.Refused{Status: 404}, "404", "404"},
-		{&wire.Refused{Status: 401}, "401", "401"},
-		{&wire.Refused{Status: 301}, "301", "301"},
-		{&wire.Refused{Status: 429}, "429", ""},
-		{&wire.Refused{Status: 408}, "408", ""},
-		{&wire.Refused{Status: 503, RetryAfter: time.Second}, "503", ""},
-		{&wire.Refused{Status: 502}, "502", ""},
-		{&wire.Closed{Code: 3500}, "3500", "3500"},
-		{&wire.Closed{Code: 3505}, "3505", "3505"},
-		{&wire.Closed{Code: 3001, Reason: `{"retry_after_ms":5}`}, "3001", ""},
-		{&wire.Closed{Code: 1012}, "1012", ""},
-		{&wire.Closed{Code: 1006, Err: io.EOF}, "EOF", ""},
-		{&wire.Closed{Code: 1006, Err: dial("read", syscall.ECONNRESET)}, "read: connection reset by peer", ""},
-		{&refusal{20107, "Invalid Access Token signature"}, "error 20107: Invalid Access Token signature", "Invalid Access Token signature"},
-		{&refusal{105, "Too many subscriptions; none was added"}, "error 105: Too many subscriptions; none was added", "error 105"},
-		{&refusal{101, "Temporarily unavailable"}, "error 101: Temporarily unavailable", ""},
-		{&refusal{120, "too"}, "error 120: too", ""},
+		{&wire.RefusedError{Status: 404}, "404", "404"},
+		{&wire.RefusedError{Status: 401}, "401", "401"},
+		{&wire.RefusedError{Status: 301}, "301", "301"},
+		{&wire.RefusedError{Status: 429}, "429", ""},
+		{&wire.RefusedError{Status: 408}, "408", ""},
+		{&wire.RefusedError{Status: 503, RetryAfter: time.Second}, "503", ""},
+		{&wire.RefusedError{Status: 502}, "502", ""},
+		{&wire.ClosedError{Code: 3500}, "3500", "3500"},
+		{&wire.ClosedError{Code: 3505}, "3505", "3505"},
+		{&wire.ClosedError{Code: 3001, Reason: `{"retry_after_ms":5}`}, "3001", ""},
+		{&wire.ClosedError{Code: 1012}, "1012", ""},
+		{&wire.ClosedError{Code: 1006, Err: io.EOF}, "EOF", ""},
+		{&wire.ClosedError{Code: 1006, Err: dial("read", syscall.ECONNRESET)}, "read: connection reset by peer", ""},
+		{&refusalError{20107, "Invalid Access Token signature"}, "error 20107: Invalid Access Token signature", "Invalid Access Token signature"},
+		{&refusalError{105, "Too many subscriptions; none was added"}, "error 105: Too many subscriptions; none was added", "error 105"},
+		{&refusalError{101, "Temporarily unavailable"}, "error 101: Temporarily unavailable", ""},
+		{&refusalError{120, "too"}, "error 120: too", ""},
 		{dial("connect", syscall.ECONNREFUSED), "connect: connection refused", ""},
 		{dial("connect", syscall.ETIMEDOUT), "connect: connection timed out", ""},
 		{dial("connect", syscall.EADDRNOTAVAIL), "connect: cannot assign requested address", "ports of the local address are used up: give more local addresses (--from)"},
@@ -183,13 +183,13 @@ func TestHopeless(t *testing.T) {
 // How long to wait: as long as the server says, or a random time that grows up to 30 s.
 func TestBackoff(t *testing.T) {
 	for range 50 {
-		if d := backoff(&wire.Refused{Status: 503, RetryAfter: 2 * time.Second}, 9); d < 2*time.Second || d >= 4*time.Second {
+		if d := backoff(&wire.RefusedError{Status: 503, RetryAfter: 2 * time.Second}, 9); d < 2*time.Second || d >= 4*time.Second {
 			t.Errorf("after a 503 with Retry-After 2: %v", d)
 		}
-		if d := backoff(&wire.Closed{Code: 1012, Reason: `{"retry_after_ms":700}`}, 9); d != 700*time.Millisecond {
+		if d := backoff(&wire.ClosedError{Code: 1012, Reason: `{"retry_after_ms":700}`}, 9); d != 700*time.Millisecond {
 			t.Errorf("after a close with 700 ms: %v", d)
 		}
-		if d := backoff(&wire.Closed{Code: 1012, Reason: `soon`}, 9); d < 0 || d > 500*time.Millisecond {
+		if d := backoff(&wire.ClosedError{Code: 1012, Reason: `soon`}, 9); d < 0 || d > 500*time.Millisecond {
 			t.Errorf("after a close with another reason: %v", d)
 		}
 		if d := backoff(io.EOF, 0); d < 0 || d > 500*time.Millisecond {
@@ -222,7 +222,7 @@ func TestConsider(t *testing.T) {
 	if w.consider(io.EOF); why != nil {
 		t.Errorf("failed with %v", why)
 	}
-	if w.consider(&wire.Refused{Status: 404}); why == nil {
+	if w.consider(&wire.RefusedError{Status: 404}); why == nil {
 		t.Error("a 404 does not fail it")
 	}
 }

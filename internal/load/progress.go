@@ -22,10 +22,10 @@ type Progress struct {
 	n     float64
 }
 
-// NewProgress writes to f.
-func NewProgress(f *os.File) *Progress {
+// NewProgress writes to f; if that is a terminal, to one of the kind term, as in $TERM.
+func NewProgress(f *os.File, term string) *Progress {
 	i, err := f.Stat()
-	return &Progress{w: f, terminal: err == nil && i.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"}
+	return &Progress{w: f, terminal: err == nil && i.Mode()&os.ModeCharDevice != 0 && term != "dumb"}
 }
 
 // phase says what goes on from now on.

@@ -37,10 +37,16 @@ func (r *run) report() *report.Report {
 func (r *run) settings() []report.Setting {
 	o := &r.opt
 	list := []report.Setting{
-		{Name: "sessions", Value: strconv.Itoa(o.Sessions)}, {Name: "watch", Value: strconv.Itoa(o.Watch)},
-		{Name: "actors", Value: strconv.Itoa(o.Actors)}, {Name: "acts", Value: fmt.Sprintf("%v/s", o.Acts)},
-		{Name: "rate", Value: fmt.Sprintf("%v/s", o.Rate)}, {Name: "for", Value: o.For.String()}, {Name: "linger", Value: o.Linger.String()},
-		{Name: "batch", Value: strconv.FormatBool(o.Batch)}, {Name: "nodes", Value: strconv.Itoa(len(o.URLs))}, {Name: "processes", Value: strconv.Itoa(r.clients)},
+		{Name: "sessions", Value: strconv.Itoa(o.Sessions)},
+		{Name: "watch", Value: strconv.Itoa(o.Watch)},
+		{Name: "actors", Value: strconv.Itoa(o.Actors)},
+		{Name: "acts", Value: fmt.Sprintf("%v/s", o.Acts)},
+		{Name: "rate", Value: fmt.Sprintf("%v/s", o.Rate)},
+		{Name: "for", Value: o.For.String()},
+		{Name: "linger", Value: o.Linger.String()},
+		{Name: "batch", Value: strconv.FormatBool(o.Batch)},
+		{Name: "nodes", Value: strconv.Itoa(len(o.URLs))},
+		{Name: "processes", Value: strconv.Itoa(r.clients)},
 	}
 	if o.Slow > 0 {
 		list = append(list, report.Setting{Name: "slow", Value: fmt.Sprint(o.Slow)})

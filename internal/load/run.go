@@ -61,7 +61,7 @@ func Run(ctx context.Context, opt Options) (*report.Report, error) {
 		return nil, err
 	}
 	r := &run{opt: opt, began: time.Now(), totals: newTotals()}
-	defer r.close()
+	defer r.close(ctx)
 	playing, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	err := r.prepare(playing, fail)
@@ -105,7 +105,8 @@ type run struct {
 	stopped                               error // why it was not played to its end
 }
 
-func (r *run) close() {
+// close ends and removes what the run made, whether ctx has ended or not.
+func (r *run) close(ctx context.Context) {
 	if r.crew != nil {
 		r.crew.close()
 	}
@@ -113,7 +114,7 @@ func (r *run) close() {
 		closeAll([]*child{r.bare}, func() { _ = r.bare.ended() })
 	}
 	if r.cluster == nil && r.opt.Service != "" {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		_ = r.rest(ctx, http.MethodDelete, "/v1/Services/"+r.opt.Service, nil, nil)
 	}
@@ -350,10 +351,10 @@ func (r *run) beatBare(ctx context.Context) error {
 		_, err := fmt.Fprintln(r.bare.in, r.opt.cast().bare(), r.file, r.opt.users(), due.UnixNano())
 		return err == nil
 	})
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
 // profile begins a CPU profile, and returns what waits for its end.

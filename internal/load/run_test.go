@@ -202,7 +202,8 @@ func TestRunFindsWhatIsWrong(t *testing.T) {
 					return false
 				}
 			},
-			func(o *Options) { o.Scenario, o.Actors, o.Acts, o.Watch = "idle", 0, 0, 1 }, []string{"events unexpected"},
+			func(o *Options) { o.Scenario, o.Actors, o.Acts, o.Watch = "idle", 0, 0, 1 },
+			[]string{"events unexpected"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -362,7 +363,7 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 	if _, err := os.Stat(r.file); err != nil {
 		t.Fatal(err)
 	}
-	r.close()
+	r.close(t.Context())
 	if _, err := os.Stat(r.file); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the board is still there: %v", err)
 	}

@@ -199,7 +199,7 @@ var ring = rosters{
 		for i := range lists {
 			list := make([]uint32, min(c.watch, c.watchers-1))
 			for j := range list {
-				list[j] = uint32((lo + i + j + 1) % c.watchers) //nolint:gosec // G115: users are few
+				list[j] = uint32((lo + i + j + 1) % c.watchers)
 			}
 			slices.Sort(list)
 			lists[i] = list
@@ -214,7 +214,7 @@ var everybody = rosters{
 	draw: func(c cast, lo, hi int) [][]uint32 {
 		list := make([]uint32, c.actors)
 		for i := range list {
-			list[i] = uint32(c.watchers + i) //nolint:gosec // G115: users are few
+			list[i] = uint32(c.watchers + i)
 		}
 		return slices.Repeat([][]uint32{list}, hi-lo)
 	},
@@ -237,7 +237,7 @@ var powerLaw = rosters{
 		for i, n := range c.followers() {
 			for j := range n {
 				if w := (first + j) % c.watchers; lo <= w && w < hi {
-					lists[w-lo] = append(lists[w-lo], uint32(c.watchers+i)) //nolint:gosec // G115: users are few
+					lists[w-lo] = append(lists[w-lo], uint32(c.watchers+i))
 				}
 			}
 			first = (first + n) % c.watchers // so that watchers have equal lists, as far as may be

@@ -395,15 +395,15 @@ func parse(raw string) (*url.URL, error) {
 	return u, err
 }
 
-// refusal is an error message of the server.
-type refusal struct {
+// refusalError is an error message of the server.
+type refusalError struct {
 	code int
 	what string
 }
 
 func problem(m []byte) error {
 	code, what := wire.Problem(m)
-	return &refusal{code, what}
+	return &refusalError{code, what}
 }
 
-func (r *refusal) Error() string { return fmt.Sprintf("error %d: %s", r.code, r.what) }
+func (r *refusalError) Error() string { return fmt.Sprintf("error %d: %s", r.code, r.what) }

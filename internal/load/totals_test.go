@@ -271,7 +271,7 @@ func TestProgress(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if NewProgress(f).terminal {
+	if NewProgress(f, "xterm").terminal {
 		t.Error("a file is taken for a terminal")
 	}
 }

@@ -380,17 +380,17 @@ func hopeless(err error) error {
 	if why := explain(err); why != nil {
 		return why
 	}
-	if r, ok := errors.AsType[*wire.Refused](err); ok && r.Status < 500 {
+	if r, ok := errors.AsType[*wire.RefusedError](err); ok && r.Status < 500 {
 		switch r.Status {
 		case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
 			return nil
 		}
 		return err
 	}
-	if c, ok := errors.AsType[*wire.Closed](err); ok && c.Code >= 3500 && c.Code < 4000 { // docs/protocol.md: stay away
+	if c, ok := errors.AsType[*wire.ClosedError](err); ok && c.Code >= 3500 && c.Code < 4000 { // docs/protocol.md: stay away
 		return err
 	}
-	if r, ok := errors.AsType[*refusal](err); ok && !slices.Contains(passing, r.code) {
+	if r, ok := errors.AsType[*refusalError](err); ok && !slices.Contains(passing, r.code) {
 		return err
 	}
 	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
@@ -408,10 +408,10 @@ var passing = []int{100, 101, 109, 113, 120}
 
 // reason is a short word for why a connection was not made, or ended.
 func reason(err error) string {
-	if r, ok := errors.AsType[*wire.Refused](err); ok {
+	if r, ok := errors.AsType[*wire.RefusedError](err); ok {
 		return strconv.Itoa(r.Status)
 	}
-	if c, ok := errors.AsType[*wire.Closed](err); ok && c.Err == nil {
+	if c, ok := errors.AsType[*wire.ClosedError](err); ok && c.Err == nil {
 		return strconv.Itoa(c.Code)
 	} else if ok {
 		err = c.Err
@@ -424,10 +424,10 @@ func reason(err error) string {
 
 // backoff is how long to wait after a failed attempt: what the server says, or like docs/protocol.md.
 func backoff(err error, failed int32) time.Duration {
-	if r, ok := errors.AsType[*wire.Refused](err); ok && r.RetryAfter > 0 {
+	if r, ok := errors.AsType[*wire.RefusedError](err); ok && r.RetryAfter > 0 {
 		return r.RetryAfter + rand.N(r.RetryAfter) //nolint:gosec // G404: no secret
 	}
-	if c, ok := errors.AsType[*wire.Closed](err); ok && c.Reason != "" {
+	if c, ok := errors.AsType[*wire.ClosedError](err); ok && c.Reason != "" {
 		return hint(c.Reason)
 	}
 	return rand.N(min(30*time.Second, 500*time.Millisecond<<min(failed, 6))) //nolint:gosec // G404: no secret

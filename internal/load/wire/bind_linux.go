@@ -20,7 +20,7 @@ const (
 func prepare(c syscall.RawConn, bound, narrow bool) error {
 	var err error
 	set := func(fd uintptr, level, option, value int) {
-		err = errors.Join(err, syscall.SetsockoptInt(int(fd), level, option, value)) //nolint:gosec // G115: a file descriptor
+		err = errors.Join(err, syscall.SetsockoptInt(int(fd), level, option, value))
 	}
 	if e := c.Control(func(fd uintptr) {
 		if bound {

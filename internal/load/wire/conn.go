@@ -44,32 +44,32 @@ const (
 // maxControl bounds the payload of a control frame.
 const maxControl = 125
 
-// Closed is how a connection ended. Code is 1006 if it broke without a close frame.
-type Closed struct {
+// ClosedError is how a connection ended. Code is 1006 if it broke without a close frame.
+type ClosedError struct {
 	Code   int
 	Reason string
 	Err    error // what was wrong with the connection; nil after a close frame
 }
 
-func (c *Closed) Error() string {
+func (c *ClosedError) Error() string {
 	if c.Err != nil {
 		return fmt.Sprintf("connection lost: %v", c.Err)
 	}
 	return fmt.Sprintf("closed with %d %s", c.Code, c.Reason)
 }
 
-func (c *Closed) Unwrap() error { return c.Err }
+func (c *ClosedError) Unwrap() error { return c.Err }
 
 // ErrProtocol is of an answer to the handshake that no server of this protocol gives.
 var ErrProtocol = errors.New("the answer to the handshake is wrong")
 
-// Refused is an answer to the handshake that is no WebSocket.
-type Refused struct {
+// RefusedError is an answer to the handshake that is no WebSocket.
+type RefusedError struct {
 	Status     int
 	RetryAfter time.Duration // 0 if the server named no time
 }
 
-func (r *Refused) Error() string {
+func (r *RefusedError) Error() string {
 	return fmt.Sprintf("refused with %d %s", r.Status, http.StatusText(r.Status))
 }
 
@@ -189,7 +189,7 @@ func upgraded(head []byte, subprotocol string) error {
 	case status == 0:
 		return fmt.Errorf("%w: it is not HTTP/1.1", ErrProtocol)
 	case status != http.StatusSwitchingProtocols:
-		r := &Refused{Status: status}
+		r := &RefusedError{Status: status}
 		if s, err := strconv.Atoi(header(head, "retry-after")); err == nil {
 			r.RetryAfter = time.Duration(min(max(s, 0), maxRetryAfter)) * time.Second
 		}
@@ -245,9 +245,9 @@ func (c *Conn) frame(op byte, payload []byte) error {
 	case n < 126:
 		b = append(b, 0x80|byte(n))
 	case n <= 0xffff:
-		b = binary.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n)) //nolint:gosec // G115: it fits
+		b = binary.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
 	default:
-		b = binary.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n)) //nolint:gosec // G115: it fits
+		b = binary.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n))
 	}
 	_, err := c.Write(append(append(b, 0, 0, 0, 0), payload...))
 	return err
@@ -266,7 +266,7 @@ var buffers = sync.Pool{New: func() any { return &buffer{} }}
 func (c *Conn) receive(fd uintptr) bool {
 	in := buffers.Get().(*buffer)
 	for {
-		in.n, in.err = syscall.Read(int(fd), in.b[:]) //nolint:gosec // G115: a file descriptor
+		in.n, in.err = syscall.Read(int(fd), in.b[:])
 		switch {
 		case errors.Is(in.err, syscall.EINTR):
 		case errors.Is(in.err, syscall.EAGAIN):
@@ -281,7 +281,7 @@ func (c *Conn) receive(fd uintptr) bool {
 
 // Next waits until something has come and calls handle with each text message in it; the
 // bytes are valid during the call. It answers pings. It returns nil when all that came was
-// handled, handle's error if there is one, or a *Closed, after which the socket is to be
+// handled, handle's error if there is one, or a *ClosedError, after which the socket is to be
 // closed.
 func (c *Conn) Next(handle func(message []byte) error) error {
 	if len(c.rest) > 0 { // what came with the handshake may be whole
@@ -292,7 +292,7 @@ func (c *Conn) Next(handle func(message []byte) error) error {
 	}
 	if c.raw != nil {
 		if err := c.raw.Read(c.take); err != nil {
-			return &Closed{Code: 1006, Err: err}
+			return &ClosedError{Code: 1006, Err: err}
 		}
 	} else {
 		c.in = buffers.Get().(*buffer)
@@ -304,7 +304,7 @@ func (c *Conn) Next(handle func(message []byte) error) error {
 		if in.err == nil {
 			in.err = io.EOF
 		}
-		return &Closed{Code: 1006, Err: in.err}
+		return &ClosedError{Code: 1006, Err: in.err}
 	}
 	data := in.b[:in.n]
 	if len(c.rest) > 0 {
@@ -332,7 +332,7 @@ func (c *Conn) frames(data []byte, handle func([]byte) error) (used int, err err
 	for {
 		op, payload, size, err := frame(data[used:])
 		if err != nil {
-			return used, &Closed{Code: 1006, Err: err}
+			return used, &ClosedError{Code: 1006, Err: err}
 		}
 		if size == 0 {
 			return used, nil
@@ -345,7 +345,7 @@ func (c *Conn) frames(data []byte, handle func([]byte) error) (used int, err err
 			err = c.frame(opPong, payload)
 		case opPong:
 		case opClose:
-			closed := &Closed{Code: 1005}
+			closed := &ClosedError{Code: 1005}
 			if len(payload) >= 2 {
 				closed.Code, closed.Reason = int(binary.BigEndian.Uint16(payload)), string(payload[2:])
 				payload = payload[:2]
@@ -353,7 +353,7 @@ func (c *Conn) frames(data []byte, handle func([]byte) error) (used int, err err
 			_ = c.frame(opClose, payload)
 			err = closed
 		default:
-			err = &Closed{Code: 1006, Err: fmt.Errorf("a frame that begins with %#x", op)}
+			err = &ClosedError{Code: 1006, Err: fmt.Errorf("a frame that begins with %#x", op)}
 		}
 		if err != nil {
 			return used, err
@@ -366,11 +366,11 @@ func (c *Conn) message(op byte, payload []byte, handle func([]byte) error) error
 	begins, whole := op == opText || op == opFirst, c.part
 	switch {
 	case begins != (whole == nil):
-		return &Closed{Code: 1006, Err: fmt.Errorf("a frame that begins with %#x out of turn", op)}
+		return &ClosedError{Code: 1006, Err: fmt.Errorf("a frame that begins with %#x out of turn", op)}
 	case op == opText:
 		return handle(payload)
 	case len(whole)+len(payload) > maxMessage:
-		return &Closed{Code: 1006, Err: fmt.Errorf("a message of %d bytes", len(whole)+len(payload))}
+		return &ClosedError{Code: 1006, Err: fmt.Errorf("a message of %d bytes", len(whole)+len(payload))}
 	case begins:
 		whole = []byte{} // not nil, as the first frame may be empty
 	}
@@ -409,6 +409,6 @@ func frame(data []byte) (op byte, payload []byte, size int, err error) {
 	case uint64(len(data)-head) < n: //nolint:gosec // G115: not negative
 		return 0, nil, 0, nil
 	}
-	size = head + int(n) //nolint:gosec // G115: at most maxMessage
+	size = head + int(n)
 	return data[0], data[head:size], size, nil
 }

@@ -113,7 +113,7 @@ const (
 )
 
 // collect reads until the connection ends, and returns the messages and how it ended.
-func collect(t *testing.T, c *wire.Conn) (messages []string, end *wire.Closed) {
+func collect(t *testing.T, c *wire.Conn) (messages []string, end *wire.ClosedError) {
 	t.Helper()
 	for {
 		err := c.Next(func(m []byte) error {
@@ -123,9 +123,9 @@ func collect(t *testing.T, c *wire.Conn) (messages []string, end *wire.Closed) {
 		if err == nil {
 			continue
 		}
-		end, ok := errors.AsType[*wire.Closed](err)
+		end, ok := errors.AsType[*wire.ClosedError](err)
 		if !ok {
-			t.Fatalf("Next = %v; want a *Closed", err)
+			t.Fatalf("Next = %v; want a *ClosedError", err)
 		}
 		return messages, end
 	}
@@ -135,7 +135,7 @@ func TestHandshakeRefused(t *testing.T) {
 	head := func(lines ...string) string { return strings.Join(lines, "\r\n") + "\r\n\r\n" }
 	for name, tt := range map[string]struct {
 		answer string
-		status int           // of a Refused
+		status int           // of a RefusedError
 		after  time.Duration // its RetryAfter
 		want   string        // in the error
 		wrong  bool          // it is an ErrProtocol
@@ -169,7 +169,7 @@ func TestHandshakeRefused(t *testing.T) {
 			if !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Dial = %v; want one about %q", err, tt.want)
 			}
-			if r, ok := errors.AsType[*wire.Refused](err); ok != (tt.status != 0) || ok && (r.Status != tt.status || r.RetryAfter != tt.after) {
+			if r, ok := errors.AsType[*wire.RefusedError](err); ok != (tt.status != 0) || ok && (r.Status != tt.status || r.RetryAfter != tt.after) {
 				t.Errorf("Dial = %#v; want status %d, again in %v", err, tt.status, tt.after)
 			}
 			if errors.Is(err, wire.ErrProtocol) != tt.wrong {
@@ -202,7 +202,7 @@ func TestDialAsksForWhatItWasTold(t *testing.T) {
 	defer s.Close()
 	u, _ := url.Parse(strings.Replace(s.URL, "http", "ws", 1) + "/v1/connect?a=b%20c")
 	_, err := (&wire.Dialer{Subprotocol: protocol}).Dial(t.Context(), u, &net.TCPAddr{IP: net.IPv4(127, 1, 2, 3)})
-	if r, ok := errors.AsType[*wire.Refused](err); !ok || r.Status != http.StatusTeapot {
+	if r, ok := errors.AsType[*wire.RefusedError](err); !ok || r.Status != http.StatusTeapot {
 		t.Fatalf("Dial = %v", err)
 	}
 	r := <-got

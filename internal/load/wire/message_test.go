@@ -28,21 +28,25 @@ func TestReadsMessages(t *testing.T) {
 			`{"type":"welcome","session":"5b1f","service_sid":"IS1","identity":"me","reachability_enabled":true,"ping_interval_ms":25000,` +
 				`"user":{"identity":"me","sid":"US1","friendly_name":null,"attributes":"{}","is_online":true,"is_notifiable":null,"rev":7,"date_last_online":null},` +
 				`"users":[{"identity":"a","sid":"US2","friendly_name":"x","attributes":"{}","is_online":false,"is_notifiable":false,"rev":5,"date_last_online":null}]}`,
-			wire.Welcome, []string{"me true 7", "a false 5"},
+			wire.Welcome,
+			[]string{"me true 7", "a false 5"},
 		},
 		"welcome of nobody else": {`{"type":"welcome","identity":"me","user":{"identity":"me","is_online":null,"rev":1},"users":[]}`, wire.Welcome, []string{"me false 1"}},
 		"no user yet":            {`{"type":"subscribed","id":1,"users":[{"identity":"a","sid":null,"is_online":null,"rev":0}]}`, wire.Subscribed, []string{"a false 0"}},
 		"an update": {
 			`{"type":"user.updated","update_reasons":["reachabilityOnline"],"user":{"identity":"a","sid":"US1","is_online":true,"is_notifiable":null,"rev":1790000000123,"date_last_online":"2026-11-22T15:04:05.123Z"}}`,
-			wire.Updated, []string{"a true 1790000000123"},
+			wire.Updated,
+			[]string{"a true 1790000000123"},
 		},
 		"a batch": {
 			`{"type":"batch","messages":[{"type":"user.updated","user":{"identity":"a","is_online":true,"rev":1}},{"type":"user.updated","user":{"identity":"b","is_online":null,"rev":2}}]}`,
-			wire.Batch, []string{"a true 1", "b false 2"},
+			wire.Batch,
+			[]string{"a true 1", "b false 2"},
 		},
 		"quotes in names": {
 			`{"type":"user.updated","user":{"identity":"a\"b","sid":"U","friendly_name":"\"identity\":\"c\",\"is_online\":true,\"rev\":9","is_online":false,"rev":3}}`,
-			wire.Updated, []string{`a\"b false 3`},
+			wire.Updated,
+			[]string{`a\"b false 3`},
 		},
 		"a backslash at the end": {`{"type":"user.updated","user":{"identity":"a\\","is_online":true,"rev":3}}`, wire.Updated, []string{`a\\ true 3`}},
 		"expiring":               {`{"type":"token.expiring","expires_in_ms":60000}`, wire.Expiring, nil},
