@@ -100,15 +100,17 @@ func (t *tally) record(name string, d time.Duration) {
 	_ = h.RecordValue(min(max(d.Microseconds(), 1), h.HighestTrackableValue()))
 }
 
-// resident is the process's resident memory in bytes; 0 where there is no /proc.
+// resident is the process's resident memory in bytes, without what it shares with others, as
+// the board and the program; 0 where there is no /proc.
 func resident() int64 {
 	data, err := os.ReadFile("/proc/self/statm")
 	fields := strings.Fields(string(data))
-	if err != nil || len(fields) < 2 {
+	if err != nil || len(fields) < 3 {
 		return 0
 	}
-	pages, _ := strconv.ParseInt(fields[1], 10, 64)
-	return pages * int64(os.Getpagesize())
+	all, _ := strconv.ParseInt(fields[1], 10, 64)
+	shared, _ := strconv.ParseInt(fields[2], 10, 64)
+	return (all - shared) * int64(os.Getpagesize())
 }
 
 // take is the counts so far, and the distributions since the last call.
