@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -55,6 +56,8 @@ func TestMain(m *testing.M) {
 	}
 	// the race detector would have each child wait for a second before it ends
 	_ = os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+	flag.Parse()
+	_ = flag.Set("test.parallel", "6") // runs wait most of the time
 	os.Exit(m.Run())
 }
 
@@ -65,7 +68,7 @@ func (f *fake) options() Options {
 			Scenario: "churn", URLs: []string{f.url()}, Account: clusterAccount, KeySID: clusterKeySID, KeySecret: clusterKeySecret,
 			Sessions: watchers, Actors: 3, Watch: 3, Rate: 1000, Acts: 30, For: 400 * time.Millisecond,
 		},
-		Admins: []string{f.URL}, settle: 300 * time.Millisecond,
+		Admins: []string{f.URL}, settle: 5 * time.Second,
 	}
 }
 
@@ -147,7 +150,7 @@ func TestRunFindsWhatIsWrong(t *testing.T) {
 					}
 					return []event{e}
 				}
-			}, nil, []string{"events missing"},
+			}, func(o *Options) { o.settle = 300 * time.Millisecond }, []string{"events missing"},
 		},
 		"an event comes twice": {once(func(e event) []event { return []event{e, e} }), nil, []string{"revisions out of order"}},
 		"an event comes again with a revision of its own": {
@@ -370,6 +373,45 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 	for _, c := range append(r.crew.children, r.bare) {
 		if c.cmd.ProcessState == nil || !c.cmd.ProcessState.Success() {
 			t.Errorf("a child ended with %v", c.cmd.ProcessState)
+		}
+	}
+}
+
+// Nodes of others are restarted by the user's command; one that fails ends the run.
+func TestRunThatRestartsNodes(t *testing.T) {
+	t.Parallel()
+	f := startFake(t)
+	opt := f.options()
+	opt.Scenario, opt.Actors, opt.Acts, opt.Restart = "rolling", 0, 0, `[ "$ROLLCALL_NODE" = 0 ]`
+	if rep := play(t, opt); !rep.Passed() || !slices.ContainsFunc(rep.Checks, func(c report.Check) bool { return c.Name == "nodes restarted" && c.Got == "1" }) {
+		t.Errorf("the checks are %+v", rep.Checks)
+	}
+	opt.Restart = "echo no such unit; false"
+	rep, err := Run(t.Context(), opt)
+	if err == nil || !strings.Contains(err.Error(), "restart of node 0: exit status 1: no such unit") || rep == nil || rep.Passed() {
+		t.Errorf("Run = %+v, %v", rep, err)
+	}
+}
+
+// What the nodes say of themselves comes into the report, and profiles where they were asked for.
+func TestRunThatProfiles(t *testing.T) {
+	t.Parallel()
+	f := startFake(t)
+	f.answer = func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.URL.Path, "/debug/pprof/") {
+			return false
+		}
+		_, _ = fmt.Fprint(w, r.URL)
+		return true
+	}
+	opt := f.options()
+	opt.Profiles = t.TempDir() + "/profiles"
+	if rep := play(t, opt); !rep.Passed() || value(rep, "CPU of the nodes an event") != 0 {
+		t.Errorf("the checks are %+v, the results %+v", rep.Checks, rep.Results)
+	}
+	for name, want := range map[string]string{"ramp": "/debug/pprof/profile?seconds=1", "act": "/debug/pprof/profile?seconds=1", "heap": "/debug/pprof/heap"} {
+		if data, err := os.ReadFile(opt.Profiles + "/" + name + "-node1.pprof"); err != nil || string(data) != want {
+			t.Errorf("the profile of %s is %q, %v; want %q", name, data, err, want)
 		}
 	}
 }

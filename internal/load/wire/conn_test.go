@@ -412,6 +412,22 @@ func TestTLSNeedsATrustedCertificate(t *testing.T) {
 	}
 }
 
+// A client that did not read a ping yet can say that it is there.
+func TestAlive(t *testing.T) {
+	u := serve(t, func(c net.Conn, in *bufio.Reader) {
+		_, _ = io.WriteString(c, upgrade)
+		b := make([]byte, 6)
+		if _, err := io.ReadFull(in, b); err != nil || !bytes.Equal(b, []byte{pong, 0x80, 0, 0, 0, 0}) {
+			t.Errorf("the server reads % x, %v", b, err)
+		}
+	})
+	c := dial(t, u)
+	if err := c.Alive(); err != nil {
+		t.Error(err)
+	}
+	_, _ = collect(t, c) // until the server is done
+}
+
 // The server sees the code of Bye, and a reset after Cut.
 func TestEnds(t *testing.T) {
 	seen := make(chan string, 2)
