@@ -90,7 +90,7 @@ func (f *fake) change(name string, online bool) {
 	if u.online == online {
 		return
 	}
-	f.rev++
+	f.rev += 10
 	u.online, u.rev = online, f.rev
 	again := u.online && u.by != nil || !u.online
 	for c, to := range u.subs {

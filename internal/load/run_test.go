@@ -125,11 +125,13 @@ func TestRunFindsWhatIsWrong(t *testing.T) {
 	acts := map[string]int{} // by watcher and user, while they are merged
 	once := func(f func(e event) []event) func(*fake) {
 		return func(s *fake) {
+			done := false
 			s.tamper = func(e event) []event {
-				if e.n == 14 { // each actor has come, and one is told to go
-					return f(e)
+				if done || e.online { // who goes was seen to come
+					return []event{e}
 				}
-				return []event{e}
+				done = true
+				return f(e)
 			}
 		}
 	}
@@ -156,7 +158,7 @@ func TestRunFindsWhatIsWrong(t *testing.T) {
 		"an event comes again with a revision of its own": {
 			once(func(e event) []event { again := e; again.rev++; return []event{e, again} }), nil, []string{"events unexpected"},
 		},
-		"a user is told to have gone who has not": {
+		"a user is told to have come who has not": {
 			once(func(e event) []event {
 				wrong := e
 				wrong.online, wrong.rev = !e.online, e.rev+1
