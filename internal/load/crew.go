@@ -62,7 +62,7 @@ func (c *child) end() error {
 	return fmt.Errorf("it ended: %s", strings.TrimSpace(fmt.Sprintln(cmp.Or(err, errors.New("by itself")), c.err)))
 }
 
-// close has children end, and kills those that do not within a time; wait returns when they have.
+// closeAll has children end, and kills those that do not within a time; wait returns when they have.
 func closeAll(children []*child, wait func()) {
 	for _, c := range children {
 		_ = c.in.Close()

@@ -102,9 +102,8 @@ func Worker(ctx context.Context, in io.Reader, out io.Writer) error {
 		dialers.Go(func() { w.serveDials(ctx) })
 	}
 	defer w.abandon()
-	defer dialers.Wait()
-	defer fail(nil)
-	var mu sync.Mutex // guards enc
+	defer dialers.Wait() // ctx ends with in, which is before this returns
+	var mu sync.Mutex    // guards enc
 	enc := json.NewEncoder(out)
 	say := func(s status) error {
 		mu.Lock()
@@ -129,7 +128,6 @@ func Worker(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 	})
 	defer ticking.Wait()
-	defer fail(nil)
 	orders := make(chan order, 1) // with room for the next one, so that the end is noticed behind it
 	var broken error              // why there are no more orders; owned by the following until it closes orders
 	go func() {                   // ends with in
