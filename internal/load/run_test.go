@@ -363,6 +363,7 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 	}
 	r := &run{opt: opt, totals: newTotals()}
 	if err := r.prepare(t.Context(), nil); err != nil {
+		r.close(t.Context())
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(r.file); err != nil {
