@@ -156,7 +156,7 @@ var lies = []struct {
 		}),
 	},
 	{
-		name: "a connection is cut", args: acts, broken: []string{"connections lost"}, got: "1", note: "1 × 1006",
+		name: "a connection is cut", args: acts, broken: []string{"connections lost"}, got: "1", note: "ended by the other side: 1 ×",
 		tamper: third(func(c *through, _ []byte) [][]byte { c.cut(); return nil }),
 	},
 	{

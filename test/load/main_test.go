@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -137,7 +138,13 @@ func play(t *testing.T, want int, args ...string) *report.Report {
 	if status != want {
 		t.Fatalf("rollcall-load %s ended with %d; want %d\n%s%s", strings.Join(args, " "), status, want, stdout, stderr)
 	}
-	return read(t, name)
+	r := read(t, name)
+	for _, check := range broken(r) { // who reads only what is printed must see it too
+		if !regexp.MustCompile(`FAILED +` + regexp.QuoteMeta(check)).MatchString(stdout) {
+			t.Errorf("nothing is printed of %q, which does not hold:\n%s", check, stdout)
+		}
+	}
+	return r
 }
 
 func read(t *testing.T, name string) *report.Report {
