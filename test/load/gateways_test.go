@@ -109,7 +109,7 @@ func TestRestartCommand(t *testing.T) {
 	}
 
 	status, _, stderr := load(t, append(args, "--restart", "echo out of order; exit 3")...)
-	if status != 1 || !strings.Contains(stderr, "restart: exit status 3: out of order") {
+	if status != 1 || !strings.Contains(stderr, "exit status 3: out of order") {
 		t.Errorf("a command that fails: %d, %q", status, stderr)
 	}
 }

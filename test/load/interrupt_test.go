@@ -21,6 +21,7 @@ import (
 // processes: it ends soon, says so by its status, and nothing of it is left.
 func TestInterrupt(t *testing.T) {
 	needRedis(t)
+	t.Parallel()
 	for _, how := range []struct {
 		name   string
 		signal syscall.Signal

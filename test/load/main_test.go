@@ -98,7 +98,7 @@ func prepare(t *testing.T, args ...string) *command {
 	c := &command{Cmd: exec.CommandContext(ctx, program.path, args...), tmp: t.TempDir()} //nolint:gosec // ours
 	c.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "ROLLCALL_") }),
 		"ROLLCALL_AUTH_TOKEN="+rig.AuthToken, "ROLLCALL_API_KEY_SECRET="+rig.KeySecret, // as users give them
-		"TMPDIR="+c.tmp, "GORACE=log_path="+filepath.Join(program.dir, "race"))
+		"TMPDIR="+c.tmp, "GORACE=atexit_sleep_ms=0 log_path="+filepath.Join(program.dir, "race"))
 	c.Stdout, c.Stderr = &c.stdout, &c.stderr
 	return c
 }

@@ -136,6 +136,7 @@ var short = []struct {
 // figures must be what such a run can have.
 func TestScenarios(t *testing.T) {
 	needRedis(t)
+	t.Parallel()
 	for _, s := range short {
 		args := strings.Fields(s.args)
 		t.Run(args[0], func(t *testing.T) {
