@@ -134,7 +134,7 @@ func runScenario(ctx context.Context, s load.Scenario, args, environ []string, s
 	flags.StringVar(&opt.Redis, "redis", "", "`address` of Redis, such as redis://10.0.0.2:6379, to read its figures from; with --nodes, what they use")
 	flags.IntVar(&opt.Nodes, "nodes", 0, "start so many nodes on loopback for the run, and a redis-server without --redis")
 	flags.StringVar(&opt.Binary, "binary", "", "`path` of the rollcall program for --nodes; by default beside this one, or in PATH")
-	flags.Var(&env, "env", "further environment of --nodes, such as ROLLCALL_BEAT=6s; several times")
+	flags.Var(&env, "env", "further `environment` of --nodes, such as ROLLCALL_HEARTBEAT=6s; several times")
 	flags.StringVar(&opt.Account, "account-sid", envOr("ROLLCALL_ACCOUNT_SID", configs.DevAccountSID), "`SID` of the account; also from ROLLCALL_ACCOUNT_SID")
 	flags.StringVar(&opt.KeySID, "api-key-sid", envOr("ROLLCALL_API_KEY_SID", configs.DevAPIKeySID), "`SID` of the API key that tokens are signed with; also from ROLLCALL_API_KEY_SID")
 	// Secrets come from the environment: a command line can be read by everybody on the machine.
