@@ -1,12 +1,13 @@
 # make run    start a gateway with an embedded store; it prints the page to open
 # make test   everything that must hold: vet, tests with the race detector, the live page in a browser,
-#             the REST API through the Node helper library, the Conversations SDK against it, the k6 scripts
+#             the REST API through the Node helper library, the Conversations SDK against it, the k6 scripts,
+#             the load generator's scenarios in a short form, each benchmark once
 # make test-faults   the faults of test/faults in full, which takes up to 25 minutes; writes docs/reliability.md
 # make check  test, and that the code is formatted
 # make lint   the linters (the first run builds them, which takes minutes)
 # make fuzz   each fuzz target for FUZZTIME
 # make bench  the benchmarks that match BENCH
-# make build  the programs, in bin/
+# make build  the programs, in bin/: rollcall, and rollcall-load, the load generator (docs/load-testing.md)
 # make up     Redis, three gateways, HAProxy and Prometheus with Docker
 
 GO       ?= go
@@ -14,7 +15,7 @@ FUZZTIME ?= 10s
 BENCH    ?= .
 TOOL      = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: build run test test-faults go-test browser-test rest-test sdk-test k6-test check format-check lint format fuzz bench up clean
+.PHONY: build run help test test-faults go-test bench-test browser-test rest-test sdk-test k6-test check format-check lint format fuzz bench up clean
 .DEFAULT_GOAL := build
 
 build:
@@ -23,12 +24,22 @@ build:
 run: build
 	./bin/rollcall serve --log-format console
 
-test: go-test browser-test rest-test sdk-test k6-test
+help:
+	@sed -n '/^#/!q;s/^# //p' Makefile
+
+test: go-test bench-test browser-test rest-test sdk-test k6-test
 
 go-test:
 	tools/system-deps.sh
 	$(GO) vet ./...
 	CI=true CGO_ENABLED=1 $(GO) test -race -shuffle=on ./...
+
+# Each benchmark once, so that none rots; those of test/perf and BenchmarkIdle take minutes. With the race detector,
+# like the tests before it: all but the last step of building is done then.
+bench-test:
+	tools/system-deps.sh
+	CI=true CGO_ENABLED=1 $(GO) test -race -run '^$$' -bench . -skip '^BenchmarkIdle$$' -benchtime 1x -benchmem \
+		$$(grep -rlE --include='*_test.go' '^func Benchmark' . | xargs -n1 dirname | sort -u | grep -v '^\./test/perf$$')
 
 test-faults:
 	tools/system-deps.sh

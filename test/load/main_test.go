@@ -33,7 +33,7 @@ var program struct {
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		_ = f.Value.Set("4") // runs mostly wait
+		_ = f.Value.Set("6") // runs mostly wait
 	}
 	os.Exit(run(m))
 }
