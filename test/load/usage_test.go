@@ -32,7 +32,7 @@ func TestWrongUse(t *testing.T) {
 		{"churn --nodes 65 --processes 257", 2, "nodes: must be from 0 to 64|processes: must be from 0 to 256"},
 		{
 			"churn --nodes 1 --sessions 0 --rate 0 --for 0s --slow 2 --linger 2m", 2,
-			"sessions: must be from 1 to 10000000|rate: must be more than 0 and at most 1000000 a second|for: must be more than 0 and at most 24h|" +
+			"sessions: must be from 1 to 10000000|rate: must be more than 0 and at most 1000000 a second|for: must be more than 0 and at most 11h0m0s|" +
 				"slow: must be from 0 to 1|linger: must be from 0 to 1m",
 		},
 		{"churn --nodes 1 --linger 1500ms", 2, "linger: must be whole seconds"},
