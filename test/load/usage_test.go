@@ -42,7 +42,7 @@ func TestWrongUse(t *testing.T) {
 		{"reload --nodes 1 --back 10s", 2, "back: must be less than the linger, 10s"},
 		{"churn --url http://127.0.0.1:8080", 2, `url: "http://127.0.0.1:8080" is no ws:// or wss:// address`},
 		{"churn --admin http://127.0.0.1:9090,http://127.0.0.1:9091 --url " + nowhere, 2, "admin: name one for each --url, or none"},
-		{"idle --url " + nowhere, 2, "at-rest: needs --admin"},
+		{"ramp --at-rest --url " + nowhere, 2, "at-rest: needs --admin"},
 		{"ramp --profiles . --url " + nowhere, 2, "profiles: needs --admin"},
 		{"churn --bare --nodes 1", 2, "bare: only celebrity is compared with a bare loop"},
 		{"rolling --url " + nowhere, 2, "restart: say how to restart a node"},
