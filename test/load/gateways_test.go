@@ -52,6 +52,24 @@ func TestOwnGateways(t *testing.T) {
 		t.Errorf("%v connections a second", got)
 	}
 
+	// A run that is interrupted takes its service with it.
+	c := prepare(t, append([]string{"celebrity", "--sessions", "10", "--for", "1m"}, mine...)...)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	rig.Eventually(t, "it is in the midst of it", func() error {
+		if !strings.Contains(c.stderr.String(), "\ncelebrity\n") {
+			return rig.ErrNotYet
+		}
+		return nil
+	})
+	if err := c.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if status := c.ended(t, c.Wait()); status != 1 {
+		t.Errorf("an interrupted run ended with %d; want 1", status)
+	}
+
 	var s struct {
 		Services []struct {
 			SID string `json:"sid"`

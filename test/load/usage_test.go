@@ -155,7 +155,7 @@ func TestReports(t *testing.T) {
 	}
 
 	status, text, stderr = load(t, "growth", in("c.json"), in("a.json"), in("b.json"))
-	if status != 0 || !strings.HasPrefix(text, "| churn, by sessions | 20 | 40 | 80 | grows as | as a whole |\n") || !strings.Contains(text, "| memory of Redis a session, B |") {
+	if status != 0 || !strings.HasPrefix(text, "| churn, by sessions | 20 | 40 | 80 | grows as | as a whole |\n") || !strings.Contains(text, "| CPU of the nodes an event, us |") {
 		t.Errorf("growth ended with %d\n%s%s", status, text, stderr)
 	}
 	status, _, stderr = load(t, "growth", "--by", "nodes", in("a.json"), in("b.json"))
