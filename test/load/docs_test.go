@@ -134,7 +134,7 @@ func TestDocs(t *testing.T) {
 		page = before + begin + "\n" + table + "\n" + end + after
 	}
 	if *update && !t.Failed() {
-		if err := os.WriteFile(docs, []byte(page), 0o644); err != nil { //nolint:gosec // a page to read
+		if err := os.WriteFile(docs, []byte(page), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return

@@ -94,8 +94,8 @@ func changed() func(*through, []byte) [][]byte {
 				return [][]byte{bytes.Replace(m, []byte(none), slices.Concat([]byte(users), raised(user), []byte("]")), 1)}
 			}
 		case bytes.Contains(m, []byte(`"type":"subscribed"`)):
-			if i := bytes.Index(m, []byte(users)); i >= 0 {
-				known[c.identity] = bytes.TrimSuffix(m[i+len(users):], []byte("]}"))
+			if _, list, ok := bytes.Cut(m, []byte(users)); ok {
+				known[c.identity] = bytes.TrimSuffix(list, []byte("]}"))
 			}
 		}
 		return [][]byte{m}

@@ -50,7 +50,7 @@ func run(m *testing.M) int {
 	if testkit.Race {
 		args = append(args, "-race")
 	}
-	out, err := exec.Command("go", append(args, rig.Program+"-load")...).CombinedOutput() //nolint:gosec,noctx // constants
+	out, err := exec.Command("go", append(args, rig.Program+"-load")...).CombinedOutput()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "the load generator does not build: %v\n%s", err, out)
 		return 1
@@ -58,7 +58,7 @@ func run(m *testing.M) int {
 	code := rig.Run(m)
 	found, _ := filepath.Glob(filepath.Join(program.dir, "race.*"))
 	for _, name := range found {
-		data, _ := os.ReadFile(name) //nolint:gosec // in our own directory
+		data, _ := os.ReadFile(name)
 		fmt.Fprintf(os.Stderr, "the load generator:\n%s\n", data)
 		code = 1
 	}
@@ -95,7 +95,7 @@ func prepare(t *testing.T, args ...string) *command {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
-	c := &command{Cmd: exec.CommandContext(ctx, program.path, args...), tmp: t.TempDir()} //nolint:gosec // ours
+	c := &command{Cmd: exec.CommandContext(ctx, program.path, args...), tmp: t.TempDir()}
 	c.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "ROLLCALL_") }),
 		"ROLLCALL_AUTH_TOKEN="+rig.AuthToken, "ROLLCALL_API_KEY_SECRET="+rig.KeySecret, // as users give them
 		"TMPDIR="+c.tmp, "GORACE=atexit_sleep_ms=0 log_path="+filepath.Join(program.dir, "race"))
@@ -149,7 +149,7 @@ func play(t *testing.T, want int, args ...string) *report.Report {
 
 func read(t *testing.T, name string) *report.Report {
 	t.Helper()
-	f, err := os.Open(name) //nolint:gosec // of the test
+	f, err := os.Open(name)
 	if err != nil {
 		t.Fatal(err)
 	}

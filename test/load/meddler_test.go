@@ -38,7 +38,7 @@ func (c *through) cut() {
 // meddlesome starts a meddler. It ends with the test.
 func meddlesome(t *testing.T, server string, meddle func(c *through, message []byte) [][]byte) (ws string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func meddlesome(t *testing.T, server string, meddle func(c *through, message []b
 
 func (m *meddler) serve(client net.Conn) {
 	defer func() { _ = client.Close() }()
-	server, err := net.Dial("tcp", m.server) //nolint:noctx // loopback: at once or never
+	server, err := net.Dial("tcp", m.server)
 	if err != nil {
 		return
 	}
@@ -162,9 +162,9 @@ func appendFrame(b []byte, op byte, payload []byte) []byte {
 	case n < 126:
 		b = append(b, byte(n))
 	case n <= 0xffff:
-		b = binary.BigEndian.AppendUint16(append(b, 126), uint16(n)) //nolint:gosec // G115: it fits
+		b = binary.BigEndian.AppendUint16(append(b, 126), uint16(n))
 	default:
-		b = binary.BigEndian.AppendUint64(append(b, 127), uint64(n)) //nolint:gosec // G115: it fits
+		b = binary.BigEndian.AppendUint64(append(b, 127), uint64(n))
 	}
 	return append(b, payload...)
 }
