@@ -152,7 +152,7 @@ func runScenario(ctx context.Context, s load.Scenario, args, environ []string, s
 	flags.DurationVar(&opt.Linger, "linger", opt.Linger, "the service's linger; 0s is 10s")
 	flags.BoolVar(&opt.Batch, "batch", opt.Batch, "sessions allow batches")
 	flags.BoolVar(&opt.Bare, "bare", false, "celebrity: compare with a bare loop of the same WebSocket library, in the same run")
-	flags.StringVar(&opt.Restart, "restart", "", "rolling: `command` that restarts the node whose number from 0 is in ROLLCALL_NODE")
+	flags.StringVar(&opt.Restart, "restart", "", "rolling: `command` that restarts the node whose number from 0 is in NODE")
 	flags.IntVar(&opt.Processes, "processes", 0, "how many processes the clients are; 0 for as few as the limit on open files allows")
 	flags.Var(&from, "from", "local `addresses` to connect from; each is good for about 28,000 connections to a node")
 	flags.BoolVar(&opt.AtRest, "at-rest", s.Name == "idle", "measure the nodes' memory after they have collected their garbage; takes up to a minute")

@@ -144,7 +144,7 @@ func TestStopOfAProcessThatDoesNotEnd(t *testing.T) {
 func TestRestartByCommand(t *testing.T) {
 	dir := temp(t)
 	pid := filepath.Join(t.TempDir(), "pid")
-	if err := restart(t.Context(), `sleep 600 & echo $! $ROLLCALL_NODE > `+pid, 3); err != nil {
+	if err := restart(t.Context(), `sleep 600 & echo $! $NODE > `+pid, 3); err != nil {
 		t.Error(err)
 	}
 	data, err := os.ReadFile(pid)

@@ -34,7 +34,7 @@ type Options struct {
 	// Binary is the program that Nodes are, and Env their further environment.
 	Binary string
 	Env    []string
-	// Restart is a command that restarts a node, whose number from 0 is in ROLLCALL_NODE. A run that starts nodes needs none.
+	// Restart is a command that restarts a node, whose number from 0 is in NODE. A run that starts nodes needs none.
 	Restart string
 	// Processes is how many processes the clients are; 0 for as few as the limit on files allows.
 	Processes int
@@ -413,7 +413,7 @@ func restart(ctx context.Context, command string, node int) error {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, "sh", "-c", command) //nolint:gosec // the user's command
-	cmd.Env = append(cmd.Environ(), "ROLLCALL_NODE="+strconv.Itoa(node))
+	cmd.Env = append(cmd.Environ(), "NODE="+strconv.Itoa(node))
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Run(); err != nil {
 		said, _ := io.ReadAll(io.NewSectionReader(out, 0, 4<<10))

@@ -385,7 +385,7 @@ func TestRunThatRestartsNodes(t *testing.T) {
 	t.Parallel()
 	f := startFake(t)
 	opt := f.options()
-	opt.Scenario, opt.Actors, opt.Acts, opt.Restart = "rolling", 0, 0, `[ "$ROLLCALL_NODE" = 0 ]`
+	opt.Scenario, opt.Actors, opt.Acts, opt.Restart = "rolling", 0, 0, `[ "$NODE" = 0 ]`
 	if rep := play(t, opt); !rep.Passed() || !slices.ContainsFunc(rep.Checks, func(c report.Check) bool { return c.Name == "nodes restarted" && c.Got == "1" }) {
 		t.Errorf("the checks are %+v", rep.Checks)
 	}

@@ -115,7 +115,7 @@ func TestRestartCommand(t *testing.T) {
 			_ = os.WriteFile(filepath.Join(dir, fmt.Sprint("done", i)), nil, 0o600)
 		}
 	})
-	command := fmt.Sprintf("cd %s && touch want$ROLLCALL_NODE && until [ -e done$ROLLCALL_NODE ]; do sleep 0.05; done", dir)
+	command := fmt.Sprintf("cd %s && touch want$NODE && until [ -e done$NODE ]; do sleep 0.05; done", dir)
 	r := play(t, 0, append(args, "--restart", command)...)
 	close(done)
 	wg.Wait()
