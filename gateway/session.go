@@ -87,6 +87,7 @@ type Session struct {
 	address    address
 	requests   rate.Bucket
 	refusals   rate.Bucket
+	lost       error   // of the socket; nil while there is something to read
 	beside     *beside // nil until there is something to do
 	batches    bool    // Hello.Batch; read by all once the mailbox is ready
 	attached   bool    // the hub knows the mailbox
@@ -137,11 +138,17 @@ func (s *Session) ID() presence.SessionID { return s.id }
 // Key is the session's user once Open has verified its token.
 func (s *Session) Key() presence.Key { return s.key }
 
-// serve is the life of the session. It waits for something to read, handles what
-// came, and goes on in a fresh goroutine: handling grows the stack to 4 KiB or more,
-// which the runtime never shrinks to the 2 KiB that waiting takes.
+// serve waits for something to read, and leaves it to the crew to handle it and to go on in
+// a fresh goroutine: handling grows the stack to 4 KiB or more, which the runtime never shrinks
+// to the 2 KiB that waiting takes.
 func (s *Session) serve(ctx context.Context) {
-	err := s.sock.fill()
+	s.lost = s.sock.fill()
+	s.srv.crew.do(ctx, s) // joined through Server.live, as this one is
+}
+
+// run handles what came, or the session's end. The crew calls it.
+func (s *Session) run(ctx context.Context) {
+	err := s.lost
 	if err == nil {
 		s.heardAt.Store(int64(s.srv.wheel.now()))
 		err = s.consume(ctx)
