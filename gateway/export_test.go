@@ -1,5 +1,7 @@
 package gateway
 
+import "net/http"
+
 // OriginAllowed is originAllowed.
 var OriginAllowed = originAllowed
 
@@ -8,3 +10,11 @@ var Household = household
 
 // Wake is Session.wake.
 var Wake = (*Session).wake
+
+// ReadPlain is readPlain of a Server with one socket; its request has the peer's address once
+// it is asked for.
+func ReadPlain(path string, b []byte) (*http.Request, []byte) {
+	s := &Server{opt: Options{Sockets: map[string]Protocol{path: nil}}}
+	_, r, rest := s.readPlain(b)
+	return r, rest
+}

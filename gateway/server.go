@@ -132,6 +132,11 @@ func (s *Server) Serve(ctx context.Context, public, admin net.Listener) error {
 
 	var wg sync.WaitGroup
 	failed := make(chan error, 2)
+	guests := func() {}
+	if s.public.TLSConfig == nil {
+		d := s.openDoor(inner, public)
+		public, guests = d, d.all.Wait
+	}
 	wg.Go(func() { s.wheel.run(inner) })
 	wg.Go(func() { s.lobby.run(inner) })
 	wg.Go(func() { s.batcher.run(inner) })
@@ -162,6 +167,7 @@ func (s *Server) Serve(ctx context.Context, public, admin net.Listener) error {
 	s.draining.Store(true)
 	_ = s.public.Close()
 	s.closeAll()
+	guests()
 	// Sessions end by themselves; a store that does not answer must not hold up many.
 	hurry := time.AfterFunc(s.opt.Timers.Close+s.opt.Timers.Request, cancel)
 	s.live.Wait()

@@ -120,11 +120,21 @@ func (h hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	var early []byte
 	if n := brw.Reader.Buffered(); n > 0 {
 		b, _ := brw.Reader.Peek(n)
-		h.sock.early = append([]byte(nil), b...)
+		early = append([]byte(nil), b...)
 	}
-	h.sock.Conn = conn
-	h.sock.lib = bufio.NewReaderSize(h.sock, libraryReader)
-	return h.sock, bufio.NewReadWriter(h.sock.lib, bufio.NewWriterSize(h.sock, libraryWriter)), nil
+	return h.sock.take(conn, early)
+}
+
+// take begins with a socket, of which early was read already, and returns what the library is
+// to have.
+func (c *sock) take(conn net.Conn, early []byte) (net.Conn, *bufio.ReadWriter, error) {
+	if past, ok := conn.(*resumed); ok && len(past.early) == 0 {
+		conn = past.Conn
+	}
+	c.Conn, c.early = conn, early
+	c.lib = bufio.NewReaderSize(c, libraryReader)
+	return c, bufio.NewReadWriter(c.lib, bufio.NewWriterSize(c, libraryWriter)), nil
 }

@@ -16,36 +16,50 @@ import (
 // that the HTTP server held for the connection: an idle session keeps only what it
 // needs.
 func (s *Server) upgrade(ctx context.Context, p Protocol, w http.ResponseWriter, r *http.Request) {
+	c, reason, retry := s.admit(p, r)
+	switch {
+	case c == nil:
+		s.shed(w, reason, retry)
+	case !s.handshake(ctx, c, p, hijack{w, &c.sock}, r):
+		s.metrics.shed[shedHandshake].Inc() // it was answered
+	}
+}
+
+// admit makes a session that is to be one of the server's, or tells why not and when to try
+// again.
+func (s *Server) admit(p Protocol, r *http.Request) (c *Session, reason string, retry time.Duration) {
 	switch {
 	case !originAllowed(r, s.opt.Origins):
-		s.shed(w, shedOrigin, 0)
-		return
+		return nil, shedOrigin, 0
 	case !offers(r, p.Name()):
-		s.shed(w, shedSubprotocol, 0)
-		return
+		return nil, shedSubprotocol, 0
 	}
-	c := &Session{srv: s, arrived: s.wheel.now(), address: s.opt.Proxies.Household(r)}
+	c = &Session{srv: s, arrived: s.wheel.now(), address: s.opt.Proxies.Household(r)}
 	c.handler = p.Open(c, r)
-	if reason, retry := s.begin(c); reason != "" {
-		s.shed(w, reason, retry)
-		return
+	if reason, retry = s.begin(c); reason != "" {
+		return nil, reason, retry
 	}
+	return c, "", 0
+}
+
+// handshake makes the WebSocket of a session that was admitted; if that cannot be, it is none of
+// the server's any more. w leads to the session's socket.
+func (s *Server) handshake(ctx context.Context, c *Session, p Protocol, w http.ResponseWriter, r *http.Request) bool {
 	c.writer = c.write
 	c.sock.control = c.control
 	var subprotocols []string
 	if p.Name() != "" {
 		subprotocols = []string{p.Name()}
 	}
-	ws, err := websocket.Accept(hijack{w, &c.sock}, r, &websocket.AcceptOptions{
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		Subprotocols:       subprotocols,
 		InsecureSkipVerify: true, // originAllowed has looked
 		OnPingReceived:     c.pinged,
 		OnPongReceived:     c.ponged,
 	})
 	if err != nil {
-		s.metrics.shed[shedHandshake].Inc() // Accept has answered
 		s.forget(c)
-		return
+		return false
 	}
 	ws.SetReadLimit(int64(s.opt.Limits.Frame))
 	c.ws = ws
@@ -54,6 +68,7 @@ func (s *Server) upgrade(ctx context.Context, p Protocol, w http.ResponseWriter,
 	}
 	s.wheel.schedule(c, c.arrived+s.opt.Timers.Hello)
 	go c.serve(ctx) // joined through Server.live
+	return true
 }
 
 // offers reports whether the client speaks the subprotocol, or did not say.

@@ -1,0 +1,332 @@
+package gateway
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// door stands before the HTTP server, and lets in by itself who asks for a WebSocket as nearly
+// all clients do: with one small and plain request that comes at once. The HTTP server costs
+// several times as much for that. All others it hands on with what was read of them, so that
+// every answer but 101 is the HTTP server's. It is the listener from which that accepts.
+type door struct {
+	net.Listener
+	srv     *Server
+	onwards chan arrival // handed on, or why the listener fails
+	closed  chan struct{}
+	once    sync.Once
+	all     sync.WaitGroup // of its goroutines
+
+	mu      sync.Mutex // guards the following
+	waiting map[*guest]struct{}
+	shut    bool
+}
+
+// arrival is what http.Server accepts.
+type arrival struct {
+	conn net.Conn
+	err  error
+}
+
+// guest is a connection that has yet to say what it wants.
+type guest struct {
+	door *door
+	conn net.Conn
+	buf  *[]byte // one of requests
+	n    int     // how much of it was read; 0 if nothing will be
+}
+
+// maxPlain is the longest request that the door reads.
+const maxPlain = 2 << 10
+
+var requests = sync.Pool{New: func() any { b := make([]byte, maxPlain); return &b }}
+
+// openDoor serves l until the HTTP server closes it. Sessions run in ctx.
+func (s *Server) openDoor(ctx context.Context, l net.Listener) *door {
+	d := &door{Listener: l, srv: s, onwards: make(chan arrival), closed: make(chan struct{}), waiting: map[*guest]struct{}{}}
+	d.all.Go(func() { d.run(ctx) })
+	return d
+}
+
+// run takes in who comes, until the listener is closed.
+func (d *door) run(ctx context.Context) {
+	for {
+		conn, err := d.Listener.Accept()
+		if err != nil {
+			// The HTTP server knows which errors pass, and waits before it asks again.
+			if !d.handOn(arrival{err: err}) {
+				return
+			}
+			continue
+		}
+		g := &guest{door: d, conn: conn}
+		if d.srv.plain.Add(1) > int64(d.srv.opt.Limits.Plain) {
+			d.srv.metrics.shed[shedPlain].Inc()
+			g.turnAway()
+			continue
+		}
+		// As the HTTP server does, for the request and for its answer.
+		_ = conn.SetDeadline(time.Now().Add(d.srv.public.ReadHeaderTimeout))
+		if !d.enter(g) {
+			g.turnAway()
+			continue
+		}
+		d.all.Add(1) // until g.run is over
+		go g.wait(ctx)
+	}
+}
+
+func (d *door) enter(g *guest) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.shut {
+		return false
+	}
+	d.waiting[g] = struct{}{}
+	return true
+}
+
+func (d *door) leave(g *guest) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.waiting, g)
+}
+
+// handOn gives something to the HTTP server; false if that accepts no more.
+func (d *door) handOn(a arrival) bool {
+	select {
+	case d.onwards <- a:
+		return true
+	case <-d.closed:
+		return false
+	}
+}
+
+// Accept implements net.Listener for the HTTP server.
+func (d *door) Accept() (net.Conn, error) {
+	select {
+	case a := <-d.onwards:
+		return a.conn, a.err
+	case <-d.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener: who has not asked for anything yet is sent away.
+func (d *door) Close() error {
+	err := net.ErrClosed
+	d.once.Do(func() {
+		err = d.Listener.Close()
+		close(d.closed)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.shut = true
+		for g := range d.waiting {
+			_ = g.conn.SetReadDeadline(past)
+		}
+	})
+	return err
+}
+
+// wait waits for the request, on a small stack.
+func (g *guest) wait(ctx context.Context) {
+	g.buf = requests.Get().(*[]byte)
+	g.n, _ = g.conn.Read(*g.buf)
+	g.door.srv.crew.do(ctx, g) // joined through door.all, as this one is
+}
+
+// run lets the guest in, or hands it on. The crew calls it.
+func (g *guest) run(ctx context.Context) {
+	d := g.door
+	defer d.all.Done()
+	defer requests.Put(g.buf)
+	d.leave(g)
+	if g.n == 0 {
+		g.turnAway()
+		return
+	}
+	s := d.srv
+	if p, r, rest := s.readPlain((*g.buf)[:g.n]); r != nil {
+		r.RemoteAddr = g.conn.RemoteAddr().String()
+		if c, _, _ := s.admit(p, r); c != nil && s.handshake(ctx, c, p, &reception{guest: g, sock: &c.sock, early: rest}, r) {
+			s.plain.Add(-1)
+			return
+		}
+	}
+	early := bytes.Clone((*g.buf)[:g.n])
+	_ = g.conn.SetDeadline(time.Time{})
+	s.plain.Add(-1) // the HTTP server counts it anew
+	if !d.handOn(arrival{conn: &resumed{Conn: g.conn, early: early}}) {
+		_ = g.conn.Close()
+	}
+}
+
+func (g *guest) turnAway() {
+	g.door.srv.plain.Add(-1)
+	_ = g.conn.Close()
+}
+
+// readPlain reads a request for a WebSocket that is plain and whole: HTTP/1.1 without a body,
+// each header a line of printable ASCII. rest is what came after it. r is nil for any other
+// request; what it does take, the HTTP server reads alike.
+func (s *Server) readPlain(b []byte) (p Protocol, r *http.Request, rest []byte) {
+	end := bytes.Index(b, []byte("\r\n\r\n"))
+	if end < 0 {
+		return nil, nil, nil
+	}
+	first, lines, _ := bytes.Cut(b[:end+2], []byte("\r\n"))
+	target, ok := bytes.CutPrefix(first, []byte("GET "))
+	if !ok {
+		return nil, nil, nil
+	}
+	if target, ok = bytes.CutSuffix(target, []byte(" HTTP/1.1")); !ok {
+		return nil, nil, nil
+	}
+	if p, ok = s.opt.Sockets[string(target)]; !ok {
+		return nil, nil, nil
+	}
+	r = &http.Request{
+		Method: http.MethodGet, RequestURI: string(target), URL: &url.URL{Path: string(target)},
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody,
+	}
+	if r.Header, r.Host, ok = readHeader(string(lines)); !ok {
+		return nil, nil, nil
+	}
+	return p, r, b[end+4:]
+}
+
+// readHeader reads lines that end with CR LF; ok is false if anything about them is out of
+// the ordinary.
+func readHeader(text string) (h http.Header, host string, ok bool) {
+	n := strings.Count(text, "\n")
+	h = make(http.Header, n)
+	values := make([]string, n) // of all lines: those of a name nearly always are one
+	for len(text) > 0 {
+		var line string
+		if line, text, ok = strings.Cut(text, "\r\n"); !ok {
+			return nil, "", false
+		}
+		name, value, ok := strings.Cut(line, ":")
+		if value = strings.Trim(value, " "); !ok || !plainName(name) || !printable(value) {
+			return nil, "", false
+		}
+		switch name = textproto.CanonicalMIMEHeaderKey(name); name {
+		case "Host":
+			if host != "" || !plainHost(value) {
+				return nil, "", false
+			}
+			host = value
+			continue
+		case "Content-Length", "Transfer-Encoding", "Trailer", "Expect", "Pragma":
+			return nil, "", false
+		}
+		if have := h[name]; have != nil {
+			h[name] = append(have, value)
+			continue
+		}
+		values[0] = value
+		h[name], values = values[:1:1], values[1:]
+	}
+	return h, host, host != ""
+}
+
+func plainName(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c != '-' && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+func plainHost(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c != '-' && c != '_' && c != '[' && c != ']' && (c < '.' || c > ':' || c == '/') && (c|0x20 < 'a' || c|0x20 > 'z') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// reception answers a plain request with 101. Of any other answer it writes nothing: the
+// request is then handed on.
+type reception struct {
+	guest  *guest
+	sock   *sock
+	early  []byte // what came with the request
+	header http.Header
+}
+
+// Header implements http.ResponseWriter.
+func (w *reception) Header() http.Header {
+	if w.header == nil {
+		w.header = make(http.Header, 4)
+	}
+	return w.header
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (*reception) WriteHeader(int) {}
+
+// Write implements http.ResponseWriter.
+func (*reception) Write(p []byte) (int, error) { return len(p), nil }
+
+// Hijack implements http.Hijacker: the library has found nothing wrong.
+func (w *reception) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	early := bytes.Clone(w.early)
+	b := append((*w.guest.buf)[:0], "HTTP/1.1 101 Switching Protocols\r\n"...) // what was read is a string by now
+	for name, values := range w.header {
+		for _, value := range values {
+			b = append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
+		}
+	}
+	conn := w.guest.conn
+	if _, err := conn.Write(append(b, "\r\n"...)); err != nil {
+		return nil, nil, err
+	}
+	_ = conn.SetDeadline(time.Time{})
+	return w.sock.take(conn, early)
+}
+
+// resumed is a connection of which something was read.
+type resumed struct {
+	net.Conn
+	early []byte // what is to be read first; owned by who reads
+}
+
+// Read implements net.Conn.
+func (c *resumed) Read(p []byte) (int, error) {
+	if len(c.early) == 0 {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.early)
+	if c.early = c.early[n:]; len(c.early) == 0 {
+		c.early = nil
+	}
+	return n, nil
+}
+
+// CloseWrite is what the HTTP server looks for.
+func (c *resumed) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
