@@ -29,11 +29,12 @@ func (s *Store) Open(ctx context.Context, p presence.Partition, n presence.NodeI
 	key, args := s.declared(p), append([]any{s.offset()}, s.registerArgs(p, n, []presence.Held{h})...)
 	var script *redis.Cmd
 	var user *redis.MapStringStringCmd
-	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error { // each command has its own error
+	if err := s.joint.Pipelined(ctx, func(pipe redis.Pipeliner) { // each command has its own error
 		script = registerScript.EvalSha(ctx, pipe, key, args...)
 		user = pipe.HGetAll(ctx, s.keys.User(h.Key))
-		return nil
-	})
+	}); err != nil {
+		return presence.Registered{}, presence.User{}, unavailable("open", err)
+	}
 	if redis.HasErrorPrefix(script.Err(), "NOSCRIPT") {
 		script = registerScript.Run(ctx, s.client, key, args...)
 		user = s.client.HGetAll(ctx, s.keys.User(h.Key))
