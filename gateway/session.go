@@ -153,6 +153,7 @@ func (s *Session) run(ctx context.Context) {
 		s.heardAt.Store(int64(s.srv.wheel.now()))
 		err = s.consume(ctx)
 	}
+	s.sock.rest()
 	if err == nil {
 		go s.serve(ctx) // joined through Server.live, as this one was
 		return
@@ -194,8 +195,11 @@ func (s *Session) end(ctx context.Context, err error) {
 
 // consume handles what has arrived, and returns nil when there is nothing left.
 func (s *Session) consume(ctx context.Context) error {
+	// What ends a session sets a deadline. That ctx ends is not for the library to watch, at the
+	// cost of a callback for each read.
+	still := context.WithoutCancel(ctx)
 	for {
-		typ, r, err := s.ws.Reader(ctx)
+		typ, r, err := s.ws.Reader(still)
 		switch {
 		case errors.Is(err, errIdle):
 			return nil

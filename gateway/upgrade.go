@@ -46,7 +46,7 @@ func (s *Server) admit(p Protocol, r *http.Request) (c *Session, reason string, 
 // the server's any more. w leads to the session's socket.
 func (s *Server) handshake(ctx context.Context, c *Session, p Protocol, w http.ResponseWriter, r *http.Request) bool {
 	c.writer = c.write
-	c.sock.control = c.control
+	c.sock.session = c
 	var subprotocols []string
 	if p.Name() != "" {
 		subprotocols = []string{p.Name()}
