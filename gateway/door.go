@@ -1,9 +1,10 @@
 package gateway
 
 import (
-	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha1" //nolint:gosec // G505: as RFC 6455 wants it
+	"encoding/base64"
 	"net"
 	"net/http"
 	"net/textproto"
@@ -156,8 +157,15 @@ func (g *guest) run(ctx context.Context) {
 	s := d.srv
 	if p, r, rest := s.readPlain((*g.buf)[:g.n]); r != nil {
 		r.RemoteAddr = g.conn.RemoteAddr().String()
-		if c, _, _ := s.admit(p, r); c != nil && s.handshake(ctx, c, p, &reception{guest: g, sock: &c.sock, early: rest}, r) {
+		if c, _, _ := s.admit(p, r); c != nil {
 			s.plain.Add(-1)
+			c.sock.take(g.conn, rest)
+			if g.accept(p, r.Header) != nil {
+				s.forget(c)
+				c.sock.abort()
+				return
+			}
+			s.start(ctx, c)
 			return
 		}
 	}
@@ -172,6 +180,48 @@ func (g *guest) run(ctx context.Context) {
 func (g *guest) turnAway() {
 	g.door.srv.plain.Add(-1)
 	_ = g.conn.Close()
+}
+
+// accept answers a request that readPlain took.
+func (g *guest) accept(p Protocol, h http.Header) error {
+	const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"        // RFC 6455, section 1.3
+	sum := sha1.Sum([]byte(h.Get("Sec-WebSocket-Key") + guid)) //nolint:gosec // G401: it proves nothing but that this is a WebSocket
+	b := append((*g.buf)[:0], "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: "...)
+	b = base64.StdEncoding.AppendEncode(b, sum[:])
+	if h.Get("Sec-WebSocket-Protocol") != "" && p.Name() != "" {
+		b = append(append(b, "\r\nSec-WebSocket-Protocol: "...), p.Name()...)
+	}
+	_, err := g.conn.Write(append(b, "\r\n\r\n"...))
+	_ = g.conn.SetDeadline(time.Time{})
+	return err
+}
+
+// asksPlainly reports whether a request is a handshake as the library would take it, and as it
+// is written nearly always.
+func asksPlainly(p Protocol, h http.Header) bool {
+	key := h["Sec-Websocket-Key"]
+	if len(key) != 1 || len(h["Upgrade"]) != 1 || !strings.EqualFold(h.Get("Upgrade"), "websocket") || h.Get("Sec-WebSocket-Version") != "13" {
+		return false
+	}
+	if k, err := base64.StdEncoding.DecodeString(key[0]); err != nil || len(k) != 16 {
+		return false
+	}
+	if offered := h["Sec-Websocket-Protocol"]; p.Name() != "" && len(offered) > 0 && !listed(offered, p.Name()) {
+		return false
+	}
+	return listed(h["Connection"], "Upgrade") || listed(h["Connection"], "upgrade")
+}
+
+// listed reports whether one of the lines of a header lists an item.
+func listed(lines []string, item string) bool {
+	for _, line := range lines {
+		for s := range strings.SplitSeq(line, ",") {
+			if strings.Trim(s, " ") == item {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // readPlain reads a request for a WebSocket that is plain and whole: HTTP/1.1 without a body,
@@ -197,7 +247,7 @@ func (s *Server) readPlain(b []byte) (p Protocol, r *http.Request, rest []byte) 
 		Method: http.MethodGet, RequestURI: string(target), URL: &url.URL{Path: string(target)},
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody,
 	}
-	if r.Header, r.Host, ok = readHeader(string(lines)); !ok {
+	if r.Header, r.Host, ok = readHeader(string(lines)); !ok || !asksPlainly(p, r.Header) {
 		return nil, nil, nil
 	}
 	return p, r, b[end+4:]
@@ -263,46 +313,6 @@ func plainHost(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-// reception answers a plain request with 101. Of any other answer it writes nothing: the
-// request is then handed on.
-type reception struct {
-	guest  *guest
-	sock   *sock
-	early  []byte // what came with the request
-	header http.Header
-}
-
-// Header implements http.ResponseWriter.
-func (w *reception) Header() http.Header {
-	if w.header == nil {
-		w.header = make(http.Header, 4)
-	}
-	return w.header
-}
-
-// WriteHeader implements http.ResponseWriter.
-func (*reception) WriteHeader(int) {}
-
-// Write implements http.ResponseWriter.
-func (*reception) Write(p []byte) (int, error) { return len(p), nil }
-
-// Hijack implements http.Hijacker: the library has found nothing wrong.
-func (w *reception) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	early := bytes.Clone(w.early)
-	b := append((*w.guest.buf)[:0], "HTTP/1.1 101 Switching Protocols\r\n"...) // what was read is a string by now
-	for name, values := range w.header {
-		for _, value := range values {
-			b = append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
-		}
-	}
-	conn := w.guest.conn
-	if _, err := conn.Write(append(b, "\r\n"...)); err != nil {
-		return nil, nil, err
-	}
-	_ = conn.SetDeadline(time.Time{})
-	return w.sock.take(conn, early)
 }
 
 // resumed is a connection of which something was read.

@@ -172,7 +172,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add([]byte("GET /v1/connect HTTP/1.1\r\nHost: a\r\n b\r\nA:\r\n\r\n"))
 	f.Add([]byte("GET /v1/connect HTTP/1.1\rHost: a\r\nA: b\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		got, rest := gateway.ReadPlain("/v1/connect", data)
+		got, rest := gateway.ReadPlain(native.Protocol{}, "/v1/connect", data)
 		if got == nil {
 			return
 		}

@@ -36,7 +36,7 @@ var errIdle = errors.New("nothing to read")
 type sock struct {
 	net.Conn                 // the socket; written by the session's writer only
 	raw      syscall.RawConn // the same, nil if it is no plain TCP socket: it then has a buffer of its own
-	lib      *bufio.Reader   // the library's
+	lib      *bufio.Reader   // the library's; nil while there is none
 
 	// The following are owned by the reader.
 	in        []byte // one of buffers, nil while nothing is in it; or the socket's own
@@ -49,9 +49,8 @@ type sock struct {
 	session *Session // gets the library's control frames
 }
 
-// take begins with a socket, of which early was read already, and returns what the library is
-// to have.
-func (c *sock) take(conn net.Conn, early []byte) (net.Conn, *bufio.ReadWriter, error) {
+// take begins with a socket, of which early was read already.
+func (c *sock) take(conn net.Conn, early []byte) {
 	if r, ok := conn.(*resumed); ok && len(r.early) == 0 {
 		conn = r.Conn
 	}
@@ -66,6 +65,10 @@ func (c *sock) take(conn net.Conn, early []byte) (net.Conn, *bufio.ReadWriter, e
 		c.in = buffers.Get().(*[sharedSize]byte)[:]
 	}
 	c.end = uint16(copy(c.in, early)) //nolint:gosec // G115: what the HTTP server reads ahead is at most 4 KiB
+}
+
+// lend returns what the library is to have.
+func (c *sock) lend() (net.Conn, *bufio.ReadWriter, error) {
 	c.lib = bufio.NewReaderSize(c, libraryReader)
 	return c, bufio.NewReadWriter(c.lib, bufio.NewWriterSize(c, libraryWriter)), nil
 }
@@ -161,5 +164,6 @@ func (h hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		b, _ := brw.Reader.Peek(n)
 		early = append([]byte(nil), b...)
 	}
-	return h.sock.take(conn, early)
+	h.sock.take(conn, early)
+	return h.sock.lend()
 }

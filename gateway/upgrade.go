@@ -1,8 +1,11 @@
 package gateway
 
 import (
+	"bufio"
 	"context"
+	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -20,7 +23,7 @@ func (s *Server) upgrade(ctx context.Context, p Protocol, w http.ResponseWriter,
 	switch {
 	case c == nil:
 		s.shed(w, reason, retry)
-	case !s.handshake(ctx, c, p, hijack{w, &c.sock}, r):
+	case !s.handshake(ctx, c, p, w, r):
 		s.metrics.shed[shedHandshake].Inc() // it was answered
 	}
 }
@@ -42,34 +45,85 @@ func (s *Server) admit(p Protocol, r *http.Request) (c *Session, reason string, 
 	return c, "", 0
 }
 
-// handshake makes the WebSocket of a session that was admitted; if that cannot be, it is none of
-// the server's any more. w leads to the session's socket.
+// handshake has the library make the WebSocket of a session that was admitted; if that cannot
+// be, it is none of the server's any more.
 func (s *Server) handshake(ctx context.Context, c *Session, p Protocol, w http.ResponseWriter, r *http.Request) bool {
-	c.writer = c.write
-	c.sock.session = c
 	var subprotocols []string
 	if p.Name() != "" {
 		subprotocols = []string{p.Name()}
 	}
-	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
-		Subprotocols:       subprotocols,
-		InsecureSkipVerify: true, // originAllowed has looked
-		OnPingReceived:     c.pinged,
-		OnPongReceived:     c.ponged,
-	})
-	if err != nil {
+	if err := c.accept(hijack{w, &c.sock}, r, subprotocols); err != nil {
 		s.forget(c)
 		return false
 	}
-	ws.SetReadLimit(int64(s.opt.Limits.Frame))
-	c.ws = ws
+	s.start(ctx, c)
+	return true
+}
+
+// start begins the life of a session whose WebSocket is there.
+func (s *Server) start(ctx context.Context, c *Session) {
+	c.writer = c.write
 	if s.upgraded(c) {
 		c.close(CloseGoingAway, presence.EndDrain, nil, 0)
 	}
 	s.wheel.schedule(c, c.arrived+s.opt.Timers.Hello)
 	go c.serve(ctx) // joined through Server.live
-	return true
 }
+
+func (s *Session) accept(w http.ResponseWriter, r *http.Request, subprotocols []string) error {
+	s.sock.session = s
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		Subprotocols:       subprotocols,
+		InsecureSkipVerify: true, // originAllowed has looked
+		OnPingReceived:     s.pinged,
+		OnPongReceived:     s.ponged,
+	})
+	if err != nil {
+		return err
+	}
+	ws.SetReadLimit(int64(s.srv.opt.Limits.Frame))
+	s.ws = ws
+	return nil
+}
+
+// borrowLibrary has the library read on from between two frames. It begins with a handshake, so
+// it is given one that anybody may have made.
+func (s *Session) borrowLibrary() error {
+	return s.accept(resumption{&s.sock, http.Header{}}, anyHandshake, nil)
+}
+
+// returnLibrary is its opposite.
+func (s *Session) returnLibrary() {
+	if s.ws != nil {
+		_ = s.ws.CloseNow() // which closes nothing: see sock.Close
+		s.ws, s.sock.lib = nil, nil
+	}
+}
+
+var anyHandshake = &http.Request{
+	Method: http.MethodGet, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, URL: &url.URL{Path: "/"}, Body: http.NoBody,
+	Header: http.Header{
+		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="},
+	},
+}
+
+// resumption leads the library to a socket on which the handshake is over.
+type resumption struct {
+	sock   *sock
+	header http.Header // dropped
+}
+
+// Header implements http.ResponseWriter.
+func (w resumption) Header() http.Header { return w.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (resumption) WriteHeader(int) {}
+
+// Write implements http.ResponseWriter.
+func (resumption) Write(p []byte) (int, error) { return len(p), nil }
+
+// Hijack implements http.Hijacker.
+func (w resumption) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.sock.lend() }
 
 // offers reports whether the client speaks the subprotocol, or did not say.
 func offers(r *http.Request, name string) bool {
