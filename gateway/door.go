@@ -275,7 +275,7 @@ func readHeader(text string) (h http.Header, host string, ok bool) {
 			}
 			host = value
 			continue
-		case "Content-Length", "Transfer-Encoding", "Trailer", "Expect", "Pragma":
+		case "Content-Length", "Transfer-Encoding", "Trailer", "Expect":
 			return nil, "", false
 		}
 		if have := h[name]; have != nil {
@@ -285,7 +285,8 @@ func readHeader(text string) (h http.Header, host string, ok bool) {
 		values[0] = value
 		h[name], values = values[:1:1], values[1:]
 	}
-	return h, host, host != ""
+	// Of a Pragma alone the HTTP server makes a Cache-Control; browsers send both.
+	return h, host, host != "" && (h["Pragma"] == nil || h["Cache-Control"] != nil)
 }
 
 func plainName(s string) bool {

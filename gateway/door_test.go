@@ -168,6 +168,8 @@ func FuzzRequest(f *testing.F) {
 	f.Add([]byte(upgradeRequest + "\r\n"))
 	f.Add([]byte(upgradeRequest + "Origin: http://a\r\nX-Forwarded-For: 1.2.3.4\r\nx-forwarded-for: ::1\r\n\r\nrest"))
 	f.Add([]byte(upgradeRequest + "Transfer-Encoding: chunked\r\n\r\n"))
+	f.Add([]byte(upgradeRequest + "Pragma: no-cache\r\n\r\n"))
+	f.Add([]byte(upgradeRequest + "Pragma: no-cache\r\nCache-Control: no-cache\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"))
 	f.Add([]byte("GET /v1/connect HTTP/1.1\nHost: a\n\n"))
 	f.Add([]byte("GET /v1/connect HTTP/1.1\r\nHost: a\r\n b\r\nA:\r\n\r\n"))
 	f.Add([]byte("GET /v1/connect HTTP/1.1\rHost: a\r\nA: b\r\n\r\n"))
