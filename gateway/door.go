@@ -161,6 +161,7 @@ func (g *guest) run(ctx context.Context) {
 			s.plain.Add(-1)
 			c.sock.take(g.conn, rest)
 			if g.accept(p, r.Header) != nil {
+				s.metrics.shed[shedHandshake].Inc()
 				s.forget(c)
 				c.sock.abort()
 				return
@@ -184,7 +185,8 @@ func (g *guest) turnAway() {
 
 // accept answers a request that readPlain took.
 func (g *guest) accept(p Protocol, h http.Header) error {
-	const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"        // RFC 6455, section 1.3
+	const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11" // RFC 6455, section 1.3
+
 	sum := sha1.Sum([]byte(h.Get("Sec-WebSocket-Key") + guid)) //nolint:gosec // G401: it proves nothing but that this is a WebSocket
 	b := append((*g.buf)[:0], "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: "...)
 	b = base64.StdEncoding.AppendEncode(b, sum[:])
