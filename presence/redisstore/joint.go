@@ -37,17 +37,30 @@ type gathered struct {
 	done     chan struct{} // closed when all commands have their answers
 }
 
-// Pipelined sends what ask adds to a pipeline, and returns when each of its commands has its
-// answer or its own error. The error is ctx's, if that ended first: what was asked may then
-// still be carried out, and its commands must not be looked at.
-func (j *joint) Pipelined(ctx context.Context, ask func(redis.Pipeliner)) error {
+// Pipelined is that of the client: it returns the commands that ask added, with their answers, and
+// the first error of them. It returns when all who go together have their answers, at the latest when
+// the longest of their deadlines has passed; that ctx is cancelled, the client would not notice either.
+func (j *joint) Pipelined(ctx context.Context, ask func(redis.Pipeliner) error) ([]redis.Cmder, error) {
 	pipe := j.client.Pipeline()
-	ask(pipe)
+	if err := ask(pipe); err != nil {
+		return nil, err
+	}
 	deadline, ok := ctx.Deadline()
 	if !ok || j.alone || pipe.Len() > jointAsk {
-		_, _ = pipe.Exec(ctx)
-		return nil
+		return pipe.Exec(ctx)
 	}
+	own := pipe.Cmds()
+	j.exec(ctx, deadline, pipe)
+	for _, cmd := range own {
+		if err := cmd.Err(); err != nil {
+			return own, err
+		}
+	}
+	return own, nil
+}
+
+// exec has the commands of a pipeline carried out.
+func (j *joint) exec(ctx context.Context, deadline time.Time, pipe redis.Pipeliner) {
 	j.mu.Lock()
 	now := time.Now()
 	pause := j.sent.Add(jointPause).Sub(now)
@@ -61,12 +74,8 @@ func (j *joint) Pipelined(ctx context.Context, ask func(redis.Pipeliner)) error 
 			j.next = nil
 		}
 		j.mu.Unlock()
-		select {
-		case <-g.done:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		<-g.done
+		return
 	case j.flying == 0 || pause <= 0:
 		j.flying++
 		j.sent = now
@@ -97,5 +106,4 @@ func (j *joint) Pipelined(ctx context.Context, ask func(redis.Pipeliner)) error 
 	j.mu.Lock()
 	j.flying--
 	j.mu.Unlock()
-	return nil
 }

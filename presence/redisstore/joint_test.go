@@ -61,13 +61,14 @@ func TestJoint(t *testing.T) {
 		j := &joint{client: client}
 		ask := func(ctx context.Context, keys ...string) {
 			cmds := make([]*redis.StringCmd, len(keys))
-			if err := j.Pipelined(ctx, func(pipe redis.Pipeliner) {
+			own, err := j.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 				for i, key := range keys {
 					cmds[i] = pipe.Get(ctx, key)
 				}
-			}); err != nil {
-				t.Errorf("Pipelined = %v; want nil", err)
-				return
+				return nil
+			})
+			if (err != nil) != slices.Contains(keys, "bad") || len(own) != len(keys) {
+				t.Errorf("Pipelined = %d commands, %v; want %d", len(own), err, len(keys))
 			}
 			for i, key := range keys {
 				if got, err := cmds[i].Result(); (err != nil) != (key == "bad") || err == nil && got != "of "+key {
@@ -116,42 +117,32 @@ func TestJoint(t *testing.T) {
 	})
 }
 
-// TestJointGivenUp: who gives up does not take the others' answers along.
-func TestJointGivenUp(t *testing.T) {
+// TestJointDeadline: that who sends for all has little time takes nobody's answer away.
+func TestJointDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, Dialer: undialled})
 		defer func() { _ = client.Close() }()
 		client.AddHook(&slowRedis{takes: time.Second})
 		j := &joint{client: client}
-		ask := func(ctx context.Context) error {
-			var cmd *redis.StringCmd
-			if err := j.Pipelined(ctx, func(pipe redis.Pipeliner) { cmd = pipe.Get(ctx, "a") }); err != nil {
-				return err
-			}
-			return cmd.Err()
+		ask := func(patience time.Duration) error {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			_, err := j.Pipelined(ctx, func(pipe redis.Pipeliner) error { return pipe.Get(ctx, "a").Err() })
+			return err
 		}
-		long, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
 		var all sync.WaitGroup
-		all.Go(func() { _ = ask(long) })
-		synctest.Wait()
-		impatient := func() context.Context {
-			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-			t.Cleanup(cancel)
-			return ctx
-		}
-		begin := time.Now()
-		all.Go(func() { _ = ask(impatient()) }) // who sends for all
-		synctest.Wait()
-		all.Go(func() {
-			if err := ask(long); err != nil {
-				t.Errorf("who is patient: %v; want an answer", err)
-			}
-		})
-		if err := ask(impatient()); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != 100*time.Millisecond {
-			t.Errorf("who is not: %v after %v; want its deadline", err, time.Since(begin))
+		for _, patience := range []time.Duration{time.Minute, time.Millisecond, time.Minute} {
+			all.Go(func() {
+				if err := ask(patience); err != nil {
+					t.Errorf("who waits for up to %v: %v; want an answer", patience, err)
+				}
+			})
+			synctest.Wait()
 		}
 		all.Wait()
+		if err := ask(time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("who asks alone, and has a millisecond: %v; want its deadline", err)
+		}
 	})
 }
 

@@ -29,12 +29,11 @@ func (s *Store) Open(ctx context.Context, p presence.Partition, n presence.NodeI
 	key, args := s.declared(p), append([]any{s.offset()}, s.registerArgs(p, n, []presence.Held{h})...)
 	var script *redis.Cmd
 	var user *redis.MapStringStringCmd
-	if err := s.joint.Pipelined(ctx, func(pipe redis.Pipeliner) { // each command has its own error
+	_, _ = s.joint.Pipelined(ctx, func(pipe redis.Pipeliner) error { // each command has its own error
 		script = registerScript.EvalSha(ctx, pipe, key, args...)
 		user = pipe.HGetAll(ctx, s.keys.User(h.Key))
-	}); err != nil {
-		return presence.Registered{}, presence.User{}, unavailable("open", err)
-	}
+		return nil
+	})
 	if redis.HasErrorPrefix(script.Err(), "NOSCRIPT") {
 		script = registerScript.Run(ctx, s.client, key, args...)
 		user = s.client.HGetAll(ctx, s.keys.User(h.Key))

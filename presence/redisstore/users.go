@@ -275,18 +275,17 @@ func (s *Store) ReadUsers(ctx context.Context, users []presence.Key) ([]presence
 // hashes reads n hashes in one pipelined round; one that does not exist is empty.
 func (s *Store) hashes(ctx context.Context, op string, n int, key func(i int) string) ([]fields, error) {
 	cmds := make([]*redis.MapStringStringCmd, n)
-	if err := s.joint.Pipelined(ctx, func(pipe redis.Pipeliner) {
+	_, err := s.joint.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for i := range cmds {
 			cmds[i] = pipe.HGetAll(ctx, key(i))
 		}
-	}); err != nil {
+		return nil
+	})
+	if err != nil {
 		return nil, unavailable(op, err)
 	}
 	list := make([]fields, n)
 	for i, c := range cmds {
-		if err := c.Err(); err != nil {
-			return nil, unavailable(op, err)
-		}
 		list[i] = c.Val()
 	}
 	return list, nil
