@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -8,10 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/rollcall-presence/rollcall/internal/plainjson"
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
@@ -88,8 +91,9 @@ func (v *Verifier) Verify(token string, now time.Time) (Claims, error) {
 	if err := checkHeader(header); err != nil {
 		return Claims{}, err
 	}
-	var c object
-	if !c.decode(payload) {
+	var room members
+	c, ok := object(room[:0]).decode(payload)
+	if !ok {
 		return Claims{}, errPayload
 	}
 	k, ok := v.keys.Key(c.string("iss"))
@@ -106,7 +110,7 @@ func (v *Verifier) Verify(token string, now time.Time) (Claims, error) {
 	if err != nil {
 		return Claims{}, err
 	}
-	grants, err := checkGrants(c["grants"])
+	grants, err := checkGrants(c.get("grants"))
 	if err != nil {
 		return Claims{}, err
 	}
@@ -139,9 +143,10 @@ func sign(signed, secret string) []byte {
 }
 
 func checkHeader(header []byte) error {
-	var h object
+	var room members
+	h, ok := object(room[:0]).decode(header)
 	switch {
-	case !h.decode(header):
+	case !ok:
 		return errHeaderJSON
 	case h.string("alg") != "HS256":
 		return errAlg
@@ -149,7 +154,7 @@ func checkHeader(header []byte) error {
 		return errTyp
 	case h.string("cty") != contentType:
 		return errCty
-	case h["crit"] != nil:
+	case h.get("crit") != nil:
 		return errCrit
 	}
 	return nil
@@ -190,9 +195,10 @@ func checkTimes(c object, now time.Time) (made, expires time.Time, err error) {
 }
 
 // checkGrants returns the claims that the grants make.
-func checkGrants(raw json.RawMessage) (Claims, error) {
-	var grants, chat object
-	if !grants.decode(raw) {
+func checkGrants(raw []byte) (Claims, error) {
+	var rooms [2]members
+	grants, ok := object(rooms[0][:0]).decode(raw)
+	if !ok {
 		return Claims{}, errGrants
 	}
 	identity := grants.string("identity")
@@ -201,29 +207,71 @@ func checkGrants(raw json.RawMessage) (Claims, error) {
 	if presence.CheckIdentity(identity) != nil || presence.IsSID(identity, "US") {
 		return Claims{}, errIdentity
 	}
-	grant, ok := grants["chat"]
-	if !ok {
-		grant = grants["ip_messaging"] // the older name of the same grant
+	grant := grants.get("chat")
+	if grant == nil {
+		grant = grants.get("ip_messaging") // the older name of the same grant
 	}
-	if !chat.decode(grant) || !presence.IsSID(chat.string("service_sid"), "IS") {
+	chat, ok := object(rooms[1][:0]).decode(grant)
+	if !ok || !presence.IsSID(chat.string("service_sid"), "IS") {
 		return Claims{}, errChat
 	}
 	return Claims{Identity: identity, Service: chat.string("service_sid"), PushCredential: chat.string("push_credential_sid")}, nil
 }
 
-// object is a JSON object. Unlike a struct it keeps names case-sensitive.
-type object map[string]json.RawMessage
+// member is one of a JSON object.
+type member struct{ name, value []byte }
 
-// decode reports whether b is one JSON object, of whole characters (of others the
-// decoder would make U+FFFD, silently giving two identities one name).
-func (o *object) decode(b []byte) bool {
-	return utf8.Valid(b) && !presence.LoneSurrogate(b) && json.Unmarshal(b, o) == nil && *o != nil
+// object is the members of a JSON object, of a name that comes twice the last. Unlike a
+// struct it keeps names case-sensitive.
+type object []member
+
+// members is room for those of the objects that tokens have.
+type members [12]member
+
+// decode appends the members of b to o, which is empty. ok tells that b is one JSON object, of
+// whole characters (of others the decoder would make U+FFFD, silently giving two identities one
+// name).
+func (o object) decode(b []byte) (all object, ok bool) {
+	all = o
+	if plainjson.Object(b, func(name, value []byte) bool {
+		all = append(all, member{name, value})
+		return true
+	}) {
+		return all, true
+	}
+	return o.decodeAny(b)
+}
+
+// decodeAny is decode for objects that are not written plainly, at ten times the cost.
+func (o object) decodeAny(b []byte) (all object, ok bool) {
+	var m map[string]json.RawMessage
+	if !utf8.Valid(b) || presence.LoneSurrogate(b) || json.Unmarshal(b, &m) != nil || m == nil {
+		return nil, false
+	}
+	for name, value := range m {
+		o = append(o, member{[]byte(name), value})
+	}
+	return o, true
+}
+
+// get is a member's JSON text, nil if there is none.
+func (o object) get(name string) []byte {
+	for _, m := range slices.Backward(o) {
+		if string(m.name) == name {
+			return m.value
+		}
+	}
+	return nil
 }
 
 // string is a member that is a string, else "".
 func (o object) string(name string) string {
+	value := o.get(name)
+	if text, ok := plainjson.String(value); ok && bytes.IndexByte(text, '\\') < 0 {
+		return string(text)
+	}
 	var s string
-	if json.Unmarshal(o[name], &s) != nil {
+	if json.Unmarshal(value, &s) != nil {
 		return ""
 	}
 	return s
@@ -232,16 +280,25 @@ func (o object) string(name string) string {
 // time is a member that holds seconds since 1970; zero where there is none. ok is
 // false for anything that is not a time between 1970 and 2286.
 func (o object) time(name string) (t time.Time, ok bool) {
-	raw, ok := o[name]
-	if !ok {
+	value := o.get(name)
+	if value == nil {
 		return time.Time{}, true
 	}
+	if n, ok := plainjson.Int(value); ok {
+		if n < 0 || n >= maxSeconds {
+			return time.Time{}, false
+		}
+		return time.UnixMilli(n * 1000), true
+	}
 	var s *float64
-	if json.Unmarshal(raw, &s) != nil || s == nil || *s < 0 || *s >= 1e10 {
+	if json.Unmarshal(value, &s) != nil || s == nil || *s < 0 || *s >= maxSeconds {
 		return time.Time{}, false
 	}
 	return time.UnixMilli(int64(*s * 1000)), true
 }
+
+// maxSeconds since 1970 are in 2286.
+const maxSeconds = 1e10
 
 // Mint makes a token that lets identity into a service, signed with k, valid from
 // now for ttl in whole seconds (at most MaxLifetime). The error tells what Verify

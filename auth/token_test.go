@@ -341,6 +341,39 @@ func FuzzClaims(f *testing.F) {
 	})
 }
 
+// FuzzObject: an object is read as encoding/json reads it, whichever way it goes.
+func FuzzObject(f *testing.F) {
+	for _, seed := range []string{
+		`{"a":"x","b":1795361130}`, `{"a":"x","a":null,"b":1.5}`, `{"a":"\ud800"}`, `{"\u0061":"\"","b":-0}`, "{\"a\":\"\xff\"}", `{"b":1e9}`, `{"b":10000000000}`,
+		`{"A":"x","b":null}`, `{"a":{"a":["x"]},"b":"1"}`, `null`, `[]`, `{} {}`, ` {"a" : "b"} `, `{"b":9223372036854775808}`, `{"b":01}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		got, ok := auth.ReadObject(data, "a", "b")
+		want, wanted := auth.ReadAny(data, "a", "b")
+		if ok != wanted {
+			t.Fatalf("%q: decode = %v; want %v", data, ok, wanted)
+		}
+		if diff := cmp.Diff(want, got); ok && diff != "" {
+			t.Fatalf("%q (-want +got):\n%s", data, diff)
+		}
+	})
+}
+
+// TestVerifyAllocations: a token is read without reflection, whose maps and copies would be more
+// than all else that letting a session in allocates.
+func TestVerifyAllocations(t *testing.T) {
+	v := auth.NewVerifier(keys)
+	if got := testing.AllocsPerRun(100, func() {
+		if _, err := v.Verify(nodeAlice, time.Unix(nodeMinted, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}); got > 30 {
+		t.Errorf("Verify allocates %v times; want at most 30", got)
+	}
+}
+
 func BenchmarkVerify(b *testing.B) {
 	v := auth.NewVerifier(keys)
 	now := time.Unix(nodeMinted, 0)

@@ -25,6 +25,22 @@ import (
 // loopback is a node with presence in memory on a TCP listener.
 func loopback(b testing.TB) (*store, *tap) {
 	b.Helper()
+	l := &tap{Listener: listenTCP(b), written: make(chan struct{}, 1)}
+	return serveOn(b, l), l
+}
+
+func listenTCP(b testing.TB) net.Listener {
+	b.Helper()
+	l, err := (&net.ListenConfig{}).Listen(b.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	return l
+}
+
+// serveOn serves a node with presence in memory on a listener, until the end of the test.
+func serveOn(b testing.TB, l net.Listener) *store {
+	b.Helper()
 	st := newStore()
 	hub := fanout.NewHub(direct{}, st, st, fanout.Options{})
 	st.changed = func(seq uint64, e presence.Event) { hub.Event(0, "run", seq, e) }
@@ -37,16 +53,11 @@ func loopback(b testing.TB) (*store, *tap) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	tcp, err := (&net.ListenConfig{}).Listen(b.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	l := &tap{Listener: tcp, written: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = srv.Serve(ctx, l, nil) })
 	b.Cleanup(func() { cancel(); wg.Wait() })
-	return st, l
+	return st
 }
 
 // tap is a listener whose sockets tell when messages were written.
@@ -238,7 +249,8 @@ func TestFrameWriteAllocatesNothing(t *testing.T) {
 func BenchmarkAccept(b *testing.B) {
 	for _, protocol := range []string{"native", "twilsock"} {
 		b.Run("protocol="+protocol, func(b *testing.B) {
-			_, l := loopback(b)
+			l := listenTCP(b)
+			serveOn(b, l)
 			visit := idleClients(b, l.Addr().String(), service, protocol+"-visit")
 			visit(1)
 			cpu := cpuTime(b)

@@ -11,6 +11,52 @@ const (
 	finPong   = 0x8a
 )
 
+// plainFrame finds the frame at the beginning of b, and unmasks its payload in place. size is 0
+// unless all of it is there and it is what nearly every frame of a client is: a whole message
+// or a ping or pong or the end, of at most limit and 65,535 bytes, its length written in the shortest way.
+// All others are the library's to read, and to judge; they are left as they are.
+func plainFrame(b []byte, limit int) (op byte, payload []byte, size int) {
+	const masked = 0x80
+	if len(b) < 6 || b[1]&masked == 0 {
+		return 0, nil, 0
+	}
+	n, at := int(b[1]&^masked), 2
+	switch op = b[0]; {
+	case op == finPing, op == finPong:
+		if n > 125 {
+			return 0, nil, 0
+		}
+	case op == finClose:
+		if n < 2 || n > 125 || len(b) < 8 || !plainCode(int(b[6]^b[2])<<8|int(b[7]^b[3])) {
+			return 0, nil, 0
+		}
+	case op != finText && op != finBinary, n == 127:
+		return 0, nil, 0
+	case n == 126:
+		if n, at = int(binary.BigEndian.Uint16(b[2:])), 4; n < 126 {
+			return 0, nil, 0
+		}
+	}
+	if size = at + 4 + n; len(b) < size || n > limit {
+		return 0, nil, 0
+	}
+	payload = b[at+4 : size]
+	key := binary.LittleEndian.Uint32(b[at:])
+	i := 0
+	for wide := uint64(key)<<32 | uint64(key); i+8 <= n; i += 8 {
+		binary.LittleEndian.PutUint64(payload[i:], binary.LittleEndian.Uint64(payload[i:])^wide)
+	}
+	for ; i < n; i++ {
+		payload[i] ^= b[at+i%4]
+	}
+	return op, payload, size
+}
+
+// plainCode reports whether a close frame may have a code.
+func plainCode(code int) bool {
+	return code >= 1000 && code <= 1003 || code >= 1007 && code <= 1014 || code >= 3000 && code <= 4999
+}
+
 // MaxFrameHeader is the most that a frame's header takes, in bytes.
 const MaxFrameHeader = 10
 

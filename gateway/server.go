@@ -36,6 +36,7 @@ type Server struct {
 	public  *http.Server
 	admin   *http.Server
 	lobby   *lobby
+	crew    *crew
 	leaving chan struct{} // a slot for each session that may tell presence of its end now
 
 	draining atomic.Bool
@@ -75,6 +76,7 @@ func New(opt Options) (*Server, error) {
 		metrics:  newMetrics(opt.Metrics, requests),
 		wheel:    newWheel(),
 		batcher:  newBatcher(opt.Timers.Batch),
+		crew:     newCrew(),
 		leaving:  make(chan struct{}, maxLeaving),
 		stopped:  make(chan struct{}),
 		served:   make(chan struct{}),
@@ -130,6 +132,11 @@ func (s *Server) Serve(ctx context.Context, public, admin net.Listener) error {
 
 	var wg sync.WaitGroup
 	failed := make(chan error, 2)
+	guests := func() {}
+	if s.public.TLSConfig == nil {
+		d := s.openDoor(inner, public)
+		public, guests = d, d.all.Wait
+	}
 	wg.Go(func() { s.wheel.run(inner) })
 	wg.Go(func() { s.lobby.run(inner) })
 	wg.Go(func() { s.batcher.run(inner) })
@@ -160,9 +167,11 @@ func (s *Server) Serve(ctx context.Context, public, admin net.Listener) error {
 	s.draining.Store(true)
 	_ = s.public.Close()
 	s.closeAll()
+	guests()
 	// Sessions end by themselves; a store that does not answer must not hold up many.
 	hurry := time.AfterFunc(s.opt.Timers.Close+s.opt.Timers.Request, cancel)
 	s.live.Wait()
+	s.crew.end()
 	hurry.Stop()
 	_ = s.admin.Close()
 	cancel()

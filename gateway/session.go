@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -72,7 +73,7 @@ type Session struct {
 	srv     *Server
 	id      presence.SessionID
 	sock    sock
-	ws      *websocket.Conn
+	ws      *websocket.Conn // owned by the reader; nil while no frame needs it
 	handler Handler
 	writer  func() // s.write, made once so that to start a writer allocates nothing
 	link    link
@@ -87,6 +88,7 @@ type Session struct {
 	address    address
 	requests   rate.Bucket
 	refusals   rate.Bucket
+	lost       error   // of the socket; nil while there is something to read
 	beside     *beside // nil until there is something to do
 	batches    bool    // Hello.Batch; read by all once the mailbox is ready
 	attached   bool    // the hub knows the mailbox
@@ -137,20 +139,38 @@ func (s *Session) ID() presence.SessionID { return s.id }
 // Key is the session's user once Open has verified its token.
 func (s *Session) Key() presence.Key { return s.key }
 
-// serve is the life of the session. It waits for something to read, handles what
-// came, and goes on in a fresh goroutine: handling grows the stack to 4 KiB or more,
-// which the runtime never shrinks to the 2 KiB that waiting takes.
+// serve waits for something to read, and leaves it to the crew to handle it and to go on in
+// a fresh goroutine: handling grows the stack to 4 KiB or more, which the runtime never shrinks
+// to the 2 KiB that waiting takes.
 func (s *Session) serve(ctx context.Context) {
-	err := s.sock.fill()
+	s.lost = s.sock.fill()
+	s.srv.crew.do(ctx, s) // joined through Server.live, as this one is
+}
+
+// run handles what came, or the session's end. The crew calls it.
+func (s *Session) run(ctx context.Context) {
+	err := s.lost
 	if err == nil {
 		s.heardAt.Store(int64(s.srv.wheel.now()))
 		err = s.consume(ctx)
 	}
 	if err == nil {
+		s.rest()
 		go s.serve(ctx) // joined through Server.live, as this one was
 		return
 	}
 	s.end(ctx, s.violation(err))
+}
+
+// rest gives back what a session that waits can do without.
+func (s *Session) rest() {
+	if s.sock.raw == nil {
+		return
+	}
+	if !s.closing() {
+		s.returnLibrary()
+	}
+	s.sock.rest()
 }
 
 // end accounts for the session's end, which err tells of.
@@ -181,14 +201,29 @@ func (s *Session) end(ctx context.Context, err error) {
 	}
 	s.settle()
 	s.sock.abort()
-	_ = s.ws.CloseNow()
+	s.returnLibrary()
 	s.srv.ended(s, code, how, err)
 }
 
 // consume handles what has arrived, and returns nil when there is nothing left.
 func (s *Session) consume(ctx context.Context) error {
+	for s.ws == nil {
+		if s.sock.off == s.sock.end {
+			return nil
+		}
+		plain, err := s.plain(ctx)
+		if !plain {
+			err = s.borrowLibrary()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	// What ends a session sets a deadline. That ctx ends is not for the library to watch, at the
+	// cost of a callback for each read.
+	still := context.WithoutCancel(ctx)
 	for {
-		typ, r, err := s.ws.Reader(ctx)
+		typ, r, err := s.ws.Reader(still)
 		switch {
 		case errors.Is(err, errIdle):
 			return nil
@@ -202,6 +237,33 @@ func (s *Session) consume(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// plain handles the next frame, if it is a plain one and is there as a whole. The error is the
+// peer's close frame.
+func (s *Session) plain(ctx context.Context) (plain bool, _ error) {
+	op, payload, size := plainFrame(s.sock.in[s.sock.off:s.sock.end], s.srv.opt.Limits.Frame)
+	if size == 0 {
+		return false, nil
+	}
+	s.sock.off += uint16(size) //nolint:gosec // G115: at most sharedSize
+	switch op {
+	case finPing:
+		if s.answersPing() {
+			s.control(appendControl(make([]byte, 0, 2+125), finPong, payload))
+		}
+	case finPong:
+	case finClose:
+		s.control(appendControl(make([]byte, 0, 2+125), finClose, payload)) // the same back
+		return true, websocket.CloseError{Code: websocket.StatusCode(binary.BigEndian.Uint16(payload)), Reason: string(payload[2:])}
+	default:
+		if !s.closing() {
+			s.busy.Store(true)
+			s.handler.Message(ctx, op == finText, payload)
+			s.busy.Store(false)
+		}
+	}
+	return true, nil
 }
 
 var messages = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
@@ -427,6 +489,10 @@ func (s *Session) control(frame []byte) {
 // session's request rate.
 func (s *Session) pinged(context.Context, []byte) bool {
 	s.sock.pause()
+	return s.answersPing()
+}
+
+func (s *Session) answersPing() bool {
 	_, ok := s.requests.Take(s.srv.wheel.now(), s.srv.rates.request)
 	return ok
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -14,42 +16,76 @@ import (
 // through its own buffer and payloads past it, so that one can be the smallest
 // there is; it writes nothing but control frames, each at most 127 bytes.
 const (
-	inSize        = 256
 	libraryReader = 16
 	libraryWriter = 128
+	ownSize       = 256 // of the read buffer of a socket that has its own
+	sharedSize    = 4 << 10
 )
+
+// buffers are those of sockets that have none of their own while they wait.
+var buffers = sync.Pool{New: func() any { return new([sharedSize]byte) }}
 
 // errIdle is how sock.Read gets the library to return between two frames.
 var errIdle = errors.New("nothing to read")
 
-// sock is the library's view of the connection. It reads ahead into a small buffer
-// so that the reader goroutine of an idle session waits on a shallow stack (half
-// the memory of waiting inside the library), and it turns the control frames that
-// the library writes into notes for the session's writer, so that the reader never
-// blocks on a write and all bytes leave from one goroutine.
+// sock is the library's view of the connection. It reads ahead, so that the reader
+// goroutine of an idle session waits on a shallow stack (half the memory of waiting
+// inside the library), into a buffer that a TCP socket has only while something is in it, and
+// it turns the control frames that the library writes into notes for the session's writer, so
+// that the reader never blocks on a write and all bytes leave from one goroutine.
 type sock struct {
-	net.Conn               // the socket; written by the session's writer only
-	lib      *bufio.Reader // the library's
+	net.Conn                 // the socket; written by the session's writer only
+	raw      syscall.RawConn // the same, nil if it is no plain TCP socket: it then has a buffer of its own
+	lib      *bufio.Reader   // the library's; nil while there is none
 
 	// The following are owned by the reader.
+	in        []byte // one of buffers, nil while nothing is in it; or the socket's own
 	off, end  uint16
 	boundary  bool // the library is between two frames and may be given errIdle
 	inMessage bool
-	in        [inSize]byte
-	early     []byte // what came with the HTTP request, nil once consumed
 
 	heard atomic.Bool // something was read; cleared when a ping is due
 
-	control func(frame []byte)
+	session *Session // gets the library's control frames
+}
+
+// take begins with a socket, of which early was read already.
+func (c *sock) take(conn net.Conn, early []byte) {
+	if r, ok := conn.(*resumed); ok && len(r.early) == 0 {
+		conn = r.Conn
+	}
+	c.Conn = conn
+	if tcp, ok := conn.(*net.TCPConn); ok && canReadRaw && len(early) <= sharedSize {
+		c.raw, _ = tcp.SyscallConn() // fails for nil only
+	}
+	switch {
+	case c.raw == nil:
+		c.in = make([]byte, max(ownSize, len(early)))
+	case len(early) > 0:
+		c.in = buffers.Get().(*[sharedSize]byte)[:]
+	}
+	c.end = uint16(copy(c.in, early)) //nolint:gosec // G115: what the HTTP server reads ahead is at most 4 KiB
+}
+
+// lend returns what the library is to have.
+func (c *sock) lend() (net.Conn, *bufio.ReadWriter, error) {
+	c.lib = bufio.NewReaderSize(c, libraryReader)
+	return c, bufio.NewReadWriter(c.lib, bufio.NewWriterSize(c, libraryWriter)), nil
 }
 
 // fill waits until there is something to read. It returns the socket's error.
 func (c *sock) fill() error {
-	if c.off < c.end || len(c.early) > 0 {
+	if c.off < c.end {
 		return nil
 	}
-	n, err := c.Conn.Read(c.in[:])
-	c.off, c.end = 0, uint16(n) //nolint:gosec // G115: at most len(c.in)
+	var n int
+	var err error
+	if c.raw != nil {
+		n, err = c.readRaw()
+	} else {
+		n, err = c.Conn.Read(c.in)
+	}
+	c.off, c.end = 0, uint16(max(n, 0)) //nolint:gosec // G115: at most sharedSize
 	if n > 0 {
 		c.heard.Store(true)
 		return nil
@@ -57,8 +93,16 @@ func (c *sock) fill() error {
 	return err
 }
 
+// rest gives the buffer back if all in it was consumed.
+func (c *sock) rest() {
+	if c.raw != nil && c.in != nil && c.off == c.end {
+		buffers.Put((*[sharedSize]byte)(c.in))
+		c.in = nil
+	}
+}
+
 // idle reports whether all that was read has been consumed.
-func (c *sock) idle() bool { return c.off == c.end && len(c.early) == 0 && c.lib.Buffered() == 0 }
+func (c *sock) idle() bool { return c.off == c.end && c.lib.Buffered() == 0 }
 
 // pause lets the library return at the next frame's beginning. It is called by the
 // library's callbacks, after the whole of a control frame was read.
@@ -67,11 +111,6 @@ func (c *sock) pause() { c.boundary = !c.inMessage && c.lib.Buffered() == 0 }
 // Read implements net.Conn for the library.
 func (c *sock) Read(p []byte) (n int, err error) {
 	switch {
-	case len(c.early) > 0:
-		n = copy(p, c.early)
-		if c.early = c.early[n:]; len(c.early) == 0 {
-			c.early = nil
-		}
 	case c.off < c.end:
 		n = copy(p, c.in[c.off:c.end])
 		c.off += uint16(n) //nolint:gosec // G115: at most len(c.in)
@@ -89,7 +128,7 @@ func (c *sock) Read(p []byte) (n int, err error) {
 
 // Write takes one control frame from the library. It never blocks or fails.
 func (c *sock) Write(p []byte) (int, error) {
-	c.control(p)
+	c.session.control(p)
 	return len(p), nil
 }
 
@@ -120,11 +159,11 @@ func (h hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	var early []byte
 	if n := brw.Reader.Buffered(); n > 0 {
 		b, _ := brw.Reader.Peek(n)
-		h.sock.early = append([]byte(nil), b...)
+		early = append([]byte(nil), b...)
 	}
-	h.sock.Conn = conn
-	h.sock.lib = bufio.NewReaderSize(h.sock, libraryReader)
-	return h.sock, bufio.NewReadWriter(h.sock.lib, bufio.NewWriterSize(h.sock, libraryWriter)), nil
+	h.sock.take(conn, early)
+	return h.sock.lend()
 }

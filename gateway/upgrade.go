@@ -1,8 +1,11 @@
 package gateway
 
 import (
+	"bufio"
 	"context"
+	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -16,45 +19,111 @@ import (
 // that the HTTP server held for the connection: an idle session keeps only what it
 // needs.
 func (s *Server) upgrade(ctx context.Context, p Protocol, w http.ResponseWriter, r *http.Request) {
+	c, reason, retry := s.admit(p, r)
+	switch {
+	case c == nil:
+		s.shed(w, reason, retry)
+	case !s.handshake(ctx, c, p, w, r):
+		s.metrics.shed[shedHandshake].Inc() // it was answered
+	}
+}
+
+// admit makes a session that is to be one of the server's, or tells why not and when to try
+// again.
+func (s *Server) admit(p Protocol, r *http.Request) (c *Session, reason string, retry time.Duration) {
 	switch {
 	case !originAllowed(r, s.opt.Origins):
-		s.shed(w, shedOrigin, 0)
-		return
+		return nil, shedOrigin, 0
 	case !offers(r, p.Name()):
-		s.shed(w, shedSubprotocol, 0)
-		return
+		return nil, shedSubprotocol, 0
 	}
-	c := &Session{srv: s, arrived: s.wheel.now(), address: s.opt.Proxies.Household(r)}
+	c = &Session{srv: s, arrived: s.wheel.now(), address: s.opt.Proxies.Household(r)}
 	c.handler = p.Open(c, r)
-	if reason, retry := s.begin(c); reason != "" {
-		s.shed(w, reason, retry)
-		return
+	if reason, retry = s.begin(c); reason != "" {
+		return nil, reason, retry
 	}
-	c.writer = c.write
-	c.sock.control = c.control
+	return c, "", 0
+}
+
+// handshake has the library make the WebSocket of a session that was admitted; if that cannot
+// be, it is none of the server's any more.
+func (s *Server) handshake(ctx context.Context, c *Session, p Protocol, w http.ResponseWriter, r *http.Request) bool {
 	var subprotocols []string
 	if p.Name() != "" {
 		subprotocols = []string{p.Name()}
 	}
-	ws, err := websocket.Accept(hijack{w, &c.sock}, r, &websocket.AcceptOptions{
-		Subprotocols:       subprotocols,
-		InsecureSkipVerify: true, // originAllowed has looked
-		OnPingReceived:     c.pinged,
-		OnPongReceived:     c.ponged,
-	})
-	if err != nil {
-		s.metrics.shed[shedHandshake].Inc() // Accept has answered
+	if err := c.accept(hijack{w, &c.sock}, r, subprotocols); err != nil {
 		s.forget(c)
-		return
+		return false
 	}
-	ws.SetReadLimit(int64(s.opt.Limits.Frame))
-	c.ws = ws
+	s.start(ctx, c)
+	return true
+}
+
+// start begins the life of a session whose WebSocket is there.
+func (s *Server) start(ctx context.Context, c *Session) {
+	c.writer = c.write
 	if s.upgraded(c) {
 		c.close(CloseGoingAway, presence.EndDrain, nil, 0)
 	}
 	s.wheel.schedule(c, c.arrived+s.opt.Timers.Hello)
 	go c.serve(ctx) // joined through Server.live
 }
+
+func (s *Session) accept(w http.ResponseWriter, r *http.Request, subprotocols []string) error {
+	s.sock.session = s
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		Subprotocols:       subprotocols,
+		InsecureSkipVerify: true, // originAllowed has looked
+		OnPingReceived:     s.pinged,
+		OnPongReceived:     s.ponged,
+	})
+	if err != nil {
+		return err
+	}
+	ws.SetReadLimit(int64(s.srv.opt.Limits.Frame))
+	s.ws = ws
+	return nil
+}
+
+// borrowLibrary has the library read on from between two frames. It begins with a handshake, so
+// it is given one that anybody may have made.
+func (s *Session) borrowLibrary() error {
+	return s.accept(resumption{&s.sock, http.Header{}}, anyHandshake, nil)
+}
+
+// returnLibrary is its opposite.
+func (s *Session) returnLibrary() {
+	if s.ws != nil {
+		_ = s.ws.CloseNow() // which closes nothing: see sock.Close
+		s.ws, s.sock.lib = nil, nil
+	}
+}
+
+var anyHandshake = &http.Request{
+	Method: http.MethodGet, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, URL: &url.URL{Path: "/"}, Body: http.NoBody,
+	Header: http.Header{
+		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="},
+	},
+}
+
+// resumption leads the library to a socket on which the handshake is over.
+type resumption struct {
+	sock   *sock
+	header http.Header // dropped
+}
+
+// Header implements http.ResponseWriter.
+func (w resumption) Header() http.Header { return w.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (resumption) WriteHeader(int) {}
+
+// Write implements http.ResponseWriter.
+func (resumption) Write(p []byte) (int, error) { return len(p), nil }
+
+// Hijack implements http.Hijacker.
+func (w resumption) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.sock.lend() }
 
 // offers reports whether the client speaks the subprotocol, or did not say.
 func offers(r *http.Request, name string) bool {

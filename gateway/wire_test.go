@@ -3,7 +3,6 @@ package gateway_test
 import (
 	"encoding/binary"
 	"io"
-	"net"
 	"testing"
 )
 
@@ -30,7 +29,7 @@ func writeFrame(t *testing.T, w io.Writer, op byte, payload string) {
 }
 
 // readFrame reads one frame of the server and returns its first byte and payload.
-func readFrame(c net.Conn) (frame []byte, err error) {
+func readFrame(c io.Reader) (frame []byte, err error) {
 	var head [10]byte
 	if _, err := io.ReadFull(c, head[:2]); err != nil {
 		return nil, err

@@ -438,7 +438,9 @@ func age(ctx context.Context, m *miniredis.Miniredis) {
 }
 
 func listen(ctx context.Context, cfg configs.Config) (public, admin net.Listener, err error) {
-	var lc net.ListenConfig
+	// Without TCP's keep-alive, which costs four system calls a connection: sessions are pinged, and
+	// whatever else is idle has its deadline.
+	lc := net.ListenConfig{KeepAlive: -1}
 	if public, err = lc.Listen(ctx, "tcp", cfg.Addr); err != nil {
 		return nil, nil, fmt.Errorf("listen for clients on %s: %w (set ROLLCALL_ADDR to a free address)", cfg.Addr, err)
 	}

@@ -2,6 +2,7 @@ package native
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,8 @@ func FuzzDecode(f *testing.F) {
 		`{"type":"subscribe","id":1,"identities":["alice","\ud83d\ude00"]}`,
 		`{"type":"unsubscribe","id":"x","identities":[]}`,
 		` {"type":"ping","id":null} `, `{"type":"ping","id":-1e9}`, `{"type":"ping","id":"\u0000"}`,
+		`{"type":"subscribe","id":null,"identities":null}`, `{"type":"ping","Type":"bye"}`, `{"type":"hello","token":null,"known":{"a":1,"a":2},"batch":1}`,
+		`{"known":{"a":1},"known":{"b":2}}`, `{"identities":["a"],"identities":[]}`, `{"type":"token","id":1.5e3,"token":"","x":{}}`, `{"id":[]}`, `{"known":{"a":null}}`,
 		`{"type":7}`, `{"identities":[null]}`, `{"known":{"a":1.5}}`, `{"id":{"a":[1]}}`, `[]`, `{`, ``, "\xff", `{"type":"\udc00"}`,
 		`{"type":"subscribe","identities":[` + strings.Repeat(`"a",`, 100) + `"a"]}`,
 	} {
@@ -32,6 +35,9 @@ func FuzzDecode(f *testing.F) {
 			return // refused before
 		}
 		r, err := decode(data)
+		if any, anyErr := decodeAny(data); err != anyErr || !reflect.DeepEqual(r, any) {
+			t.Fatalf("decode = %+v, %v; want %+v, %v", r, err, any, anyErr)
+		}
 		if len(r.ID) > maxID {
 			t.Fatalf("an id of %d bytes", len(r.ID))
 		}
@@ -141,12 +147,19 @@ func TestSharedFrameAllocatesNothing(t *testing.T) {
 }
 
 func BenchmarkDecode(b *testing.B) {
-	data := []byte(`{"type":"subscribe","id":17,"identities":["alice","bob","carol"]}`)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := decode(data); err != nil {
-			b.Fatal(err)
-		}
+	for name, data := range map[string]string{
+		"subscribe": `{"type":"subscribe","id":17,"identities":["alice","bob","carol"]}`,
+		"hello":     `{"type":"hello","token":"` + strings.Repeat("x", 500) + `"}`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			data := []byte(data)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := decode(data); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

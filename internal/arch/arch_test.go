@@ -22,10 +22,10 @@ var allowed = map[string][]string{
 	"fanout":                {"presence"},
 	"fanout/redisbus":       {"fanout", "presence", "internal/keys"},
 	"fanout/fanouttest":     {"fanout", "presence"},
-	"auth":                  {"presence", "internal/rate"},
+	"auth":                  {"presence", "internal/plainjson", "internal/rate"},
 	"gateway":               {"fanout", "presence", "auth", "internal/rate"},
 	"webhook":               {"presence"},
-	"gateway/native":        {"gateway", "fanout", "presence", "auth"},
+	"gateway/native":        {"gateway", "fanout", "presence", "auth", "internal/plainjson"},
 	"gateway/twilsock":      {"gateway", "fanout", "presence"},
 	"gateway/rest":          {"presence"},
 	"gateway/console":       {"presence"},
@@ -33,6 +33,7 @@ var allowed = map[string][]string{
 	"client":                {},
 	"internal/keys":         {"presence"},
 	"internal/rate":         {},
+	"internal/plainjson":    {},
 	"internal/testkit":      {},
 	"internal/testkit/rig":  {"auth", "client", "internal/testkit"},
 	"internal/arch":         {},
@@ -52,7 +53,7 @@ var allowed = map[string][]string{
 
 // standardOnly are the packages that import nothing but the standard library and
 // our own: the domain and the fan-out know no Redis, zap, Prometheus or WebSocket.
-var standardOnly = []string{"presence", "fanout", "internal/keys", "internal/rate", "internal/load/plan"}
+var standardOnly = []string{"presence", "fanout", "internal/keys", "internal/plainjson", "internal/rate", "internal/load/plan"}
 
 func TestImports(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", module+"...").Output()

@@ -29,7 +29,7 @@ func (s *Store) Open(ctx context.Context, p presence.Partition, n presence.NodeI
 	key, args := s.declared(p), append([]any{s.offset()}, s.registerArgs(p, n, []presence.Held{h})...)
 	var script *redis.Cmd
 	var user *redis.MapStringStringCmd
-	_, _ = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error { // each command has its own error
+	_, _ = s.joint.Pipelined(ctx, func(pipe redis.Pipeliner) error { // each command has its own error
 		script = registerScript.EvalSha(ctx, pipe, key, args...)
 		user = pipe.HGetAll(ctx, s.keys.User(h.Key))
 		return nil

@@ -105,6 +105,7 @@ type Options struct {
 // answer; what was asked may then have happened or not.
 type Store struct {
 	client  redis.UniversalClient
+	joint   joint
 	keys    keys.Keys
 	opt     Options
 	sharded bool // on a Cluster
@@ -134,7 +135,7 @@ func New(client redis.UniversalClient, opt Options) *Store {
 		opt.Rand = rand.Reader
 	}
 	_, sharded := client.(*redis.ClusterClient)
-	return &Store{client: client, keys: keys.Keys{Prefix: opt.Prefix, Partitions: opt.Partitions}, opt: opt, sharded: sharded}
+	return &Store{client: client, joint: joint{client: client, alone: sharded}, keys: keys.Keys{Prefix: opt.Prefix, Partitions: opt.Partitions}, opt: opt, sharded: sharded}
 }
 
 // Keys spells the store's keys and channels.

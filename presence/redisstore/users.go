@@ -275,7 +275,7 @@ func (s *Store) ReadUsers(ctx context.Context, users []presence.Key) ([]presence
 // hashes reads n hashes in one pipelined round; one that does not exist is empty.
 func (s *Store) hashes(ctx context.Context, op string, n int, key func(i int) string) ([]fields, error) {
 	cmds := make([]*redis.MapStringStringCmd, n)
-	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+	_, err := s.joint.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for i := range cmds {
 			cmds[i] = pipe.HGetAll(ctx, key(i))
 		}
