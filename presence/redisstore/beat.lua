@@ -9,8 +9,7 @@
 --         delivers the partition's webhooks, ms until there is any to deliver (-1: none),
 --         {how a user that is offline now had left and how many ms ago, ...},
 --         session to end, ...}
-local node, lease, left, stall = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local seq, nodes, lingers, ops = base .. ':seq', base .. ':nodes', base .. ':linger', base .. ':ops'
+local left, lingers, lapses = tonumber(ARGV[4]), base .. ':linger', base .. ':lapsed'
 
 local stalled = silence(stall)
 if stalled > 0 then
@@ -27,24 +26,16 @@ for i = 1, #lapsed, 2 do
   local dead, unheard = lapsed[i], now - lapsed[i + 1] + lease
   -- so that a node that was only slow learns that it was reaped
   redis.call('HDEL', ops, dead)
-  local set = base .. ':node:' .. dead
-  local members = left > 0 and redis.call('SPOP', set, left) or {}
-  for _, member in ipairs(members) do
-    local session, svc, id = split(member)
-    local removed = redis.call('HDEL', onkey(svc, id), session) == 1
-    if orphan(svc, id) and not redis.call('ZSCORE', lingers, svc .. id) then
-      if removed then
-        offline(svc, id, 0, 0, 'lease')
-        by_lease = by_lease + 1
-        departed[#departed + 1] = 'node_lost ' .. str(unheard)
-      else -- as in end.lua
-        lingering(svc, id, lease, 0, 'node_lost', unheard)
-      end
+  local sessions, all = vacate(dead, left, function(u)
+    if orphan(u) and not redis.call('ZSCORE', lingers, u.svc .. u.id) then
+      offline(u, 0, 0, 'lease')
+      by_lease = by_lease + 1
+      departed[#departed + 1] = 'node_lost ' .. str(unheard)
     end
-  end
-  reaped = reaped + #members
-  left = left - #members
-  if redis.call('EXISTS', set) == 0 then
+  end)
+  reaped = reaped + sessions
+  left = left - sessions
+  if all then
     redis.call('ZREM', nodes, dead)
     -- a node that was only cut off must still end them when it is back
     redis.call('EXPIRE', base .. ':end:' .. dead, KEEP)
@@ -52,14 +43,34 @@ for i = 1, #lapsed, 2 do
     more = 1
   end
 end
+-- Blocks lapse while nobody renews them. Who was in them is found among those online; as in end.lua they may
+-- be about to be registered anew.
+local lapsed = redis.call('HGETALL', lapses)
+for i = 1, #lapsed, 2 do
+  local svc, online = lapsed[i], left > 0 and redis.call('ZRANGEBYSCORE', base .. ':' .. lapsed[i] .. ':online', '(' .. lapsed[i + 1], '+inf', 'WITHSCORES', 'LIMIT', 0, left) or {}
+  for j = 1, #online, 2 do
+    local u = load(svc, online[j])
+    if u and orphan(u) and not redis.call('ZSCORE', lingers, svc .. u.id) then
+      lingering(u, lease, 0, 'node_lost', lease)
+      save(u)
+    end
+  end
+  if #online / 2 < left then
+    redis.call('HDEL', lapses, svc)
+  else
+    if #online > 0 then redis.call('HSET', lapses, svc, online[#online]) end
+    more = 1
+  end
+  left = left - #online / 2
+end
 local due = left > 0 and redis.call('ZRANGEBYSCORE', lingers, '-inf', str(now), 'WITHSCORES', 'LIMIT', 0, left) or {}
 for i = 1, #due, 2 do
   local member = due[i]
   redis.call('ZREM', lingers, member)
-  local svc, id = string.sub(member, 1, SERVICE), string.sub(member, SERVICE + 1)
-  if orphan(svc, id) then
-    local how, away = string.match(redis.call('HGET', ukey(svc, id), 'left') or '', '^(%S+) (%d+)$')
-    offline(svc, id, 0, 0, 'linger')
+  local u = load(split(member))
+  if u and orphan(u) then
+    local how, away = string.match(u.left, '^(%S+):(%d+)$')
+    offline(u, 0, 0, 'linger')
     by_linger = by_linger + 1
     if how then departed[#departed + 1] = how .. ' ' .. str(now - due[i + 1] + away) end
   end

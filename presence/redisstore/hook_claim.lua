@@ -11,8 +11,8 @@ for i = 5, #ARGV do busy[ARGV[i]], busies = true, busies + 1 end
 
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', base .. ':debounce', '-inf', str(now), 'LIMIT', 0, 50)) do
   redis.call('ZREM', base .. ':debounce', member)
-  local svc, id = string.sub(member, 1, SERVICE), string.sub(member, SERVICE + 1)
-  if redis.call('EXISTS', ukey(svc, id)) == 1 then owe(svc, id, 'r', 'change', 'SDK', true) end
+  local u = load(split(member))
+  if u then owe(u, 'r', 'change', 'SDK', true) end
 end
 
 local stats = redis.call('HMGET', base .. ':hookstats', 'overflow', 'lost')

@@ -25,10 +25,14 @@ import (
 //go:embed *.lua
 var sources embed.FS
 
-// script joins lib.lua and the named files.
+// script joins clock.lua, lib.lua and the named files.
 func script(names ...string) *redis.Script {
+	return joined(append([]string{"clock", "lib"}, names...)...)
+}
+
+func joined(names ...string) *redis.Script {
 	var text strings.Builder
-	for _, name := range append([]string{"lib"}, names...) {
+	for _, name := range names {
 		b, err := sources.ReadFile(name + ".lua")
 		if err != nil {
 			panic(err) // a misspelt name
@@ -43,7 +47,7 @@ var (
 	accessRestoreScript      = script("access", "access_restore")
 	accountWriteScript       = script("hooks", "account_write")
 	addressScript            = script("address")
-	beatScript               = script("beat")
+	beatScript               = joined("clock", "beat_idle", "lib", "beat")
 	bindScript               = script("bind")
 	bindingsDueScript        = script("bindings_due")
 	credentialDeleteScript   = script("credential_delete")
@@ -72,6 +76,8 @@ var (
 	userWriteScript          = script("user_write")
 	userBySIDScript          = script("user_by_sid")
 	sessionEndScript         = script("session_end")
+	sessionsScript           = script("sessions")
+	userSessionsScript       = script("user_sessions")
 	changesScript            = script("changes")
 	verifyScript             = script("verify_check", "verify")
 )

@@ -1,5 +1,5 @@
 -- ARGV[2]  service   ARGV[3]  SID
--- Reply: {identity, the user's hash as HGETALL}; {} if there is no such user
-local id = redis.call('HGET', base .. ':' .. ARGV[2] .. ':sids', ARGV[3])
-if not id then return {} end
-return {id, redis.call('HGETALL', ukey(ARGV[2], id))}
+-- Reply: {identity, what :state says of the user, its role, its other fields as HGETALL}; {} if there is no such user
+local u = find(ARGV[2], ARGV[3])
+if not u then return {} end
+return {u.id, text(u), role(u), redis.call('HGETALL', ukey(u.svc, u.id))}
