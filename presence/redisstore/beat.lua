@@ -9,6 +9,7 @@
 --         delivers the partition's webhooks, ms until there is any to deliver (-1: none),
 --         {how a user that is offline now had left and how many ms ago, ...},
 --         session to end, ...}
+-- What beat_idle.lua has read it has named, too.
 local left, lingers, lapses = tonumber(ARGV[4]), base .. ':linger', base .. ':lapsed'
 
 local stalled = silence(stall)
@@ -45,29 +46,29 @@ for i = 1, #lapsed, 2 do
 end
 -- Blocks lapse while nobody renews them. Who was in them is found among those online; as in end.lua they may
 -- be about to be registered anew.
-local lapsed = redis.call('HGETALL', lapses)
-for i = 1, #lapsed, 2 do
-  local svc, online = lapsed[i], left > 0 and redis.call('ZRANGEBYSCORE', base .. ':' .. lapsed[i] .. ':online', '(' .. lapsed[i + 1], '+inf', 'WITHSCORES', 'LIMIT', 0, left) or {}
-  for j = 1, #online, 2 do
-    local u = load(svc, online[j])
+local unknown = redis.call('HGETALL', lapses)
+for i = 1, #unknown, 2 do
+  local svc, list = unknown[i], {}
+  if left > 0 then list = redis.call('ZRANGEBYSCORE', base .. ':' .. svc .. ':online', '(' .. unknown[i + 1], '+inf', 'WITHSCORES', 'LIMIT', 0, left) end
+  for j = 1, #list, 2 do
+    local u = load(svc, list[j])
     if u and orphan(u) and not redis.call('ZSCORE', lingers, svc .. u.id) then
       lingering(u, lease, 0, 'node_lost', lease)
       save(u)
     end
   end
-  if #online / 2 < left then
+  if #list / 2 < left then
     redis.call('HDEL', lapses, svc)
   else
-    if #online > 0 then redis.call('HSET', lapses, svc, online[#online]) end
+    if #list > 0 then redis.call('HSET', lapses, svc, list[#list]) end
     more = 1
   end
-  left = left - #online / 2
+  left = left - #list / 2
 end
 local due = left > 0 and redis.call('ZRANGEBYSCORE', lingers, '-inf', str(now), 'WITHSCORES', 'LIMIT', 0, left) or {}
 for i = 1, #due, 2 do
-  local member = due[i]
-  redis.call('ZREM', lingers, member)
-  local u = load(split(member))
+  redis.call('ZREM', lingers, due[i])
+  local u = load(split(due[i]))
   if u and orphan(u) then
     local how, away = string.match(u.left, '^(%S+):(%d+)$')
     offline(u, 0, 0, 'linger')
@@ -80,7 +81,7 @@ if redis.call('ZCOUNT', lingers, '-inf', str(now)) > 0 then more = 1 end
 local delivers, hooks = 0, -1
 if redis.call('EXISTS', base .. ':hooks') == 1 then
   if fittest() == node then delivers = 1 end
-  hooks = work()
+  hooks = webhooks().work()
 end
 
 local at = redis.call('HMGET', seq, 'run', 'n')

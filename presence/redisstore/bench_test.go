@@ -226,7 +226,7 @@ func BenchmarkEnd(b *testing.B) {
 }
 
 // BenchmarkBeat is heartbeats of as many partitions in one pipeline, in which nothing
-// is due; of 256 partitions a Tracker sends 8 at a time.
+// is due; of 256 partitions a Tracker sends 16 at a time.
 func BenchmarkBeat(b *testing.B) {
 	for _, batch := range []int{1, 8, 16, 100} {
 		b.Run(fmt.Sprintf("batch=%d", batch), func(b *testing.B) {
@@ -312,7 +312,7 @@ var kindOf = regexp.MustCompile(`^[^}]*}:(?:IS[0-9a-f]{32}:)?([a-z]+)`)
 // BenchmarkMemory is what Redis keeps of a user who is online, of one who was, and of a user's second session;
 // identities have 22 bytes. B/<kind> is that by kind of key, of users online.
 func BenchmarkMemory(b *testing.B) {
-	for _, row := range []struct{ users, partitions int }{{10_000, 256}, {200_000, 256}, {benchUsers, 1}} {
+	for _, row := range []struct{ users, partitions int }{{10_000, 256}, {200_000, 256}, {16 * benchUsers, 16}} {
 		b.Run(fmt.Sprintf("users=%d/partitions=%d", row.users, row.partitions), func(b *testing.B) {
 			s, ctx := newBench(b, row.partitions), b.Context()
 			for p := range presence.Partition(row.partitions) { // a partition has some keys before it has users

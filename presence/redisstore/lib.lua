@@ -12,7 +12,7 @@
 --   :end:<node>    set   sessions which that node must end; outlives its lease by KEEP, for a node that was cut off
 --   :deleted       zset  SID of a deleted user -> when, ms
 --   :linger        zset  service..identity -> due, ms
---   :<IS>:state    hash  identity -> the user, in few words: FIELDS joined by spaces
+--   :<IS>:state    hash  identity -> the user, in few words: see load
 --   :<IS>:u:<id>   hash  what few users have: friendly_name, attributes (absent: {}), told and pending (of webhooks)
 --   :<IS>:users    zset  SID without what all of the partition begin with..identity, all of one score: the order of
 --                        creation, since a SID begins with that
@@ -44,7 +44,6 @@
 --   :<IS>:gone                    zset  identity -> stamp of the deletion
 local function ukey(svc, id) return base .. ':' .. svc .. ':u:' .. id end
 local function block(svc, n) return base .. ':' .. svc .. ':on:' .. n end
-local function bkey(svc, id) return base .. ':' .. svc .. ':b:' .. id end
 
 -- What one script need not read twice.
 local seen, wishes = nil, {}
@@ -76,10 +75,9 @@ end
 --   role         as a number        updated  ms, if not as created
 --   left         how the user last began to linger, and for how many ms it is away when that is over
 --   on           blocks of the online state that have its sessions, joined by commas
-local FIELDS = {'sid', 'online', 'notifiable', 'epoch', 'nepoch', 'rev', 'last_online', 'role', 'updated', 'left', 'on'}
-local PATTERN = '^' .. string.rep('(%S*) ', #FIELDS - 1) .. '(%S*)$'
+local PATTERN = '^(%S*) (%S*) (%S*) (%S*) (%S*) (%S*) (%S*) (%S*) (%S*) (%S*) (%S*)$'
 
--- The user as a table of svc, id and FIELDS; nil if there is none.
+-- The user as a table of svc, id and these; nil if there is none.
 local function load(svc, id)
   local text = redis.call('HGET', base .. ':' .. svc .. ':state', id)
   if not text then return nil end
@@ -97,19 +95,6 @@ local function save(u) redis.call('HSET', base .. ':' .. u.svc .. ':state', u.id
 local function whole(sid) return string.format('US%04x', tonumber(string.match(base, '{p(%d+)}$'))) .. sid end
 local SHORT = 28 -- characters of a SID that :users and :state keep
 
--- A member of :users that begins with a SID as kept there; nil if there is none.
-local function listed(svc, sid)
-  return redis.call('ZRANGEBYLEX', base .. ':' .. svc .. ':users', '[' .. sid, '[' .. sid .. '\255', 'LIMIT', 0, 1)[1]
-end
-
--- The user that has a SID; nil if there is none.
-local function find(svc, sid)
-  sid = string.sub(sid, 7)
-  local member = listed(svc, sid)
-  local u = member and load(svc, string.sub(member, SHORT + 1))
-  return u and u.sid == sid and u or nil
-end
-
 local function created(u) return tonumber(string.sub(u.sid, 1, 13), 16) end
 local function some(field) return field ~= '' and field or nil end
 
@@ -124,29 +109,8 @@ local function record(u, stamp)
   end
 end
 
--- Notes that the user was deleted, under the stamp of that. This is forgotten after KEEP seconds.
+-- What is gone is remembered for so many seconds.
 local KEEP = 8 * 86400
-local function forget(svc, id, stamp)
-  local s = base .. ':' .. svc
-  redis.call('HDEL', s .. ':state', id)
-  redis.call('ZREM', s .. ':online', id)
-  redis.call('ZREM', s .. ':offline', id)
-  redis.call('ZADD', s .. ':gone', stamp, id)
-  redis.call('ZREMRANGEBYSCORE', s .. ':gone', '-inf', str(us - KEEP * 1000000))
-  redis.call('EXPIRE', s .. ':gone', KEEP)
-end
-
--- Remembers the SID of a deleted user for KEEP seconds, and of many the last TOMBS: a
--- node that was cut off meanwhile may still hold sessions of it, and is not to make
--- the user anew with them.
-local TOMBS = 1000
-local function entomb(sid)
-  local deleted = base .. ':deleted'
-  redis.call('ZADD', deleted, str(now), sid)
-  redis.call('ZREMRANGEBYSCORE', deleted, '-inf', str(now - KEEP * 1000))
-  redis.call('ZREMRANGEBYRANK', deleted, 0, -TOMBS - 1)
-  redis.call('EXPIRE', deleted, KEEP)
-end
 
 -- Has every node look at the partition for work of a kind: 'e', sessions to be ended;
 -- 'w', webhooks to be delivered.
@@ -168,75 +132,126 @@ local function wanted(svc)
   return kinds, tonumber(window)
 end
 
--- The service has an event due at a time.
-local function due(svc, at)
-  local have = tonumber(redis.call('ZSCORE', base .. ':hookdue', svc) or nil)
-  if not have or have > at then
-    redis.call('ZADD', base .. ':hookdue', str(at), svc)
-    wake('w')
-  end
-end
+local function role(u) return u.role ~= '' and redis.call('HGET', base .. ':' .. u.svc .. ':roles', u.role) or '' end
 
--- An event that will not be delivered any more becomes a dead letter; of those the
--- oldest make room.
-local BURIED = 100
-local function bury(svc, item, why, tries)
-  local dead, letters = base .. ':' .. svc .. ':dead', base .. ':' .. svc .. ':letters'
-  local ev = string.match(item, '^%d+ (%S+) ')
-  redis.call('ZADD', dead, 0, string.format('%016.0f', us) .. ev)
-  redis.call('HSET', letters, ev, str(us) .. ' ' .. tries .. ' ' .. why .. ' ' .. item)
-  if redis.call('ZCARD', dead) > BURIED then
-    local oldest = redis.call('ZRANGE', dead, 0, 0)[1]
-    redis.call('ZREM', dead, oldest)
-    redis.call('HDEL', letters, string.sub(oldest, 17))
-    redis.call('HINCRBY', base .. ':hookstats', 'lost', 1)
-  end
-end
-
--- Queues an event behind the user's others. Of too many that wait the oldest becomes
--- a dead letter; the first RUN may be under way.
-local RUN, WAITING = 4, 100
-local function queue(svc, id, item)
-  local q = base .. ':' .. svc .. ':q:' .. id
-  local n = redis.call('RPUSH', q, item)
-  if n == 1 then
-    redis.call('ZADD', base .. ':' .. svc .. ':due', str(now), id)
-    due(svc, now)
-  elseif n > WAITING then
-    local oldest = redis.call('LINDEX', q, RUN)
-    redis.call('LREM', q, 1, oldest)
-    bury(svc, oldest, 'overflow', 0)
-    redis.call('HINCRBY', base .. ':hookstats', 'overflow', 1)
-  end
-end
-
--- The service is due when the first of its users is.
-local function reschedule(svc)
-  local first = redis.call('ZRANGE', base .. ':' .. svc .. ':due', 0, 0, 'WITHSCORES')[2]
-  if first then
-    redis.call('ZADD', base .. ':hookdue', first, svc)
-  else
-    redis.call('ZREM', base .. ':hookdue', svc)
-  end
-end
-
--- How long until a webhook is due, or a change has lasted: ms, -1 if there is none.
--- busy, n: services that do not count, and how many they are.
-local function work(busy, n)
-  local first = tonumber(redis.call('ZRANGE', base .. ':debounce', 0, 0, 'WITHSCORES')[2])
-  local services = redis.call('ZRANGE', base .. ':hookdue', 0, n or 0, 'WITHSCORES')
-  for i = 1, #services, 2 do
-    if not (busy and busy[services[i]]) then
-      local at = tonumber(services[i + 1])
-      if not first or at < first then first = at end
-      break
+-- What else there is to webhooks, made when it is first needed: every function that a script makes costs it 0.15 us, and
+-- most have nobody to tell.
+local function webhooks()
+  -- The service has an event due at a time.
+  local function due(svc, at)
+    local have = tonumber(redis.call('ZSCORE', base .. ':hookdue', svc) or nil)
+    if not have or have > at then
+      redis.call('ZADD', base .. ':hookdue', str(at), svc)
+      wake('w')
     end
   end
-  return first and math.max(0, math.ceil(first - now)) or -1
-end
 
-local function role(u) return u.role ~= '' and redis.call('HGET', base .. ':' .. u.svc .. ':roles', u.role) or '' end
-local function updated(u) return u.updated ~= '' and u.updated or str(math.floor(created(u) / 1000)) end
+  -- An event that will not be delivered any more becomes a dead letter; of those the
+  -- oldest make room.
+  local BURIED = 100
+  local function bury(svc, item, why, tries)
+    local dead, letters = base .. ':' .. svc .. ':dead', base .. ':' .. svc .. ':letters'
+    local ev = string.match(item, '^%d+ (%S+) ')
+    redis.call('ZADD', dead, 0, string.format('%016.0f', us) .. ev)
+    redis.call('HSET', letters, ev, str(us) .. ' ' .. tries .. ' ' .. why .. ' ' .. item)
+    if redis.call('ZCARD', dead) > BURIED then
+      local oldest = redis.call('ZRANGE', dead, 0, 0)[1]
+      redis.call('ZREM', dead, oldest)
+      redis.call('HDEL', letters, string.sub(oldest, 17))
+      redis.call('HINCRBY', base .. ':hookstats', 'lost', 1)
+    end
+  end
+
+  -- Queues an event behind the user's others. Of too many that wait the oldest becomes
+  -- a dead letter; the first RUN may be under way.
+  local RUN, WAITING = 4, 100
+  local function queue(svc, id, item)
+    local q = base .. ':' .. svc .. ':q:' .. id
+    local n = redis.call('RPUSH', q, item)
+    if n == 1 then
+      redis.call('ZADD', base .. ':' .. svc .. ':due', str(now), id)
+      due(svc, now)
+    elseif n > WAITING then
+      local oldest = redis.call('LINDEX', q, RUN)
+      redis.call('LREM', q, 1, oldest)
+      bury(svc, oldest, 'overflow', 0)
+      redis.call('HINCRBY', base .. ':hookstats', 'overflow', 1)
+    end
+  end
+
+  -- The service is due when the first of its users is.
+  local function reschedule(svc)
+    local first = redis.call('ZRANGE', base .. ':' .. svc .. ':due', 0, 0, 'WITHSCORES')[2]
+    if first then
+      redis.call('ZADD', base .. ':hookdue', first, svc)
+    else
+      redis.call('ZREM', base .. ':hookdue', svc)
+    end
+  end
+
+  -- How long until a webhook is due, or a change has lasted: ms, -1 if there is none.
+  -- busy, n: services that do not count, and how many they are.
+  local function work(busy, n)
+    local first = tonumber(redis.call('ZRANGE', base .. ':debounce', 0, 0, 'WITHSCORES')[2])
+    local services = redis.call('ZRANGE', base .. ':hookdue', 0, n or 0, 'WITHSCORES')
+    for i = 1, #services, 2 do
+      if not (busy and busy[services[i]]) then
+        local at = tonumber(services[i + 1])
+        if not first or at < first then first = at end
+        break
+      end
+    end
+    return first and math.max(0, math.ceil(first - now)) or -1
+  end
+
+  local function updated(u) return u.updated ~= '' and u.updated or str(math.floor(created(u) / 1000)) end
+
+  -- Queues what owe is asked for.
+  local function tell(u, kinds, window, what, cause, origin, lasted)
+    local svc, id = u.svc, u.id
+    local key = ukey(svc, id)
+    local f = redis.call('HMGET', key, 'told', 'pending', 'friendly_name', 'attributes')
+    local before, at = nil, str(now)
+    if string.find(what, 'r', 1, true) then
+      local state = string.format('%s %s %s %s', some(u.online) or '-', some(u.epoch) or '-', some(u.notifiable) or '-', some(u.nepoch) or '-')
+      local rev, told = string.match(f[1] or '', '^(%d+) (.*)$')
+      if window > 0 and not lasted and string.find(kinds, '[ur]') then
+        what = string.gsub(what, 'r', '')
+        if told == state then
+          redis.call('ZREM', base .. ':debounce', svc .. id)
+        else
+          redis.call('HSET', key, 'pending', at .. ' ' .. cause)
+          redis.call('ZADD', base .. ':debounce', str(now + window), svc .. id)
+          -- who delivers asks again when the first is due
+          if redis.call('ZRANK', base .. ':debounce', svc .. id) == 0 then wake('w') end
+        end
+      elseif lasted and told == state then
+        return
+      else
+        if lasted and f[2] then at, cause = string.match(f[2], '^(%d+) (.*)$') end
+        redis.call('HSET', key, 'told', u.rev .. ' ' .. state)
+        before = rev
+      end
+    end
+    local function push(kind)
+      local item = {k = kind, i = id, u = whole(u.sid), v = u.rev, c = cause, t = at, x = cause == 'operator' and 'API' or origin, o = some(u.online),
+        e = some(u.epoch), n = some(u.notifiable), ne = some(u.nepoch), l = some(u.last_online), b = before}
+      if kind ~= 'r' then
+        item.f, item.a, item.r, item.cr, item.up = f[3] or nil, f[4] or '{}', role(u), str(created(u)), updated(u)
+        if string.find(what, 'p', 1, true) then item.p = '1' end
+      end
+      local ev = string.format('EV%04x%014x%014x', tonumber(string.match(base, '{p(%d+)}$')), us,
+        redis.call('HINCRBY', base .. ':seq', 'hooks', 1))
+      queue(svc, id, str(now) .. ' ' .. ev .. ' ' .. cjson.encode(item))
+    end
+    local function wants(event, any) return string.find(kinds, event, 1, true) and string.find(what, any) end
+    if wants('a', 'a') then push('a') end
+    if wants('u', '[pr]') then push('u') end
+    if wants('r', 'r') then push('r') end
+  end
+
+  return {RUN = RUN, bury = bury, queue = queue, reschedule = reschedule, work = work, tell = tell}
+end
 
 -- Queues what the backend is to be told of a user, one item for each request: what
 -- holds any of a (the user was added), p (its profile changed) and r (its
@@ -244,48 +259,8 @@ local function updated(u) return u.updated ~= '' and u.updated or str(math.floor
 -- debounce window; one that goes back to what was last told is never told.
 -- origin: SDK or API.   lasted: the window is over
 local function owe(u, what, cause, origin, lasted)
-  local svc, id = u.svc, u.id
-  local kinds, window = wanted(svc)
-  if kinds == '-' then return end
-  local key = ukey(svc, id)
-  local f = redis.call('HMGET', key, 'told', 'pending', 'friendly_name', 'attributes')
-  local before, at = nil, str(now)
-  if string.find(what, 'r', 1, true) then
-    local state = string.format('%s %s %s %s', some(u.online) or '-', some(u.epoch) or '-', some(u.notifiable) or '-', some(u.nepoch) or '-')
-    local rev, told = string.match(f[1] or '', '^(%d+) (.*)$')
-    if window > 0 and not lasted and string.find(kinds, '[ur]') then
-      what = string.gsub(what, 'r', '')
-      if told == state then
-        redis.call('ZREM', base .. ':debounce', svc .. id)
-      else
-        redis.call('HSET', key, 'pending', at .. ' ' .. cause)
-        redis.call('ZADD', base .. ':debounce', str(now + window), svc .. id)
-        -- who delivers asks again when the first is due
-        if redis.call('ZRANK', base .. ':debounce', svc .. id) == 0 then wake('w') end
-      end
-    elseif lasted and told == state then
-      return
-    else
-      if lasted and f[2] then at, cause = string.match(f[2], '^(%d+) (.*)$') end
-      redis.call('HSET', key, 'told', u.rev .. ' ' .. state)
-      before = rev
-    end
-  end
-  local function push(kind)
-    local item = {k = kind, i = id, u = whole(u.sid), v = u.rev, c = cause, t = at, x = cause == 'operator' and 'API' or origin, o = some(u.online),
-      e = some(u.epoch), n = some(u.notifiable), ne = some(u.nepoch), l = some(u.last_online), b = before}
-    if kind ~= 'r' then
-      item.f, item.a, item.r, item.cr, item.up = f[3] or nil, f[4] or '{}', role(u), str(created(u)), updated(u)
-      if string.find(what, 'p', 1, true) then item.p = '1' end
-    end
-    local ev = string.format('EV%04x%014x%014x', tonumber(string.match(base, '{p(%d+)}$')), us,
-      redis.call('HINCRBY', base .. ':seq', 'hooks', 1))
-    queue(svc, id, str(now) .. ' ' .. ev .. ' ' .. cjson.encode(item))
-  end
-  local function wants(event, any) return string.find(kinds, event, 1, true) and string.find(what, any) end
-  if wants('a', 'a') then push('a') end
-  if wants('u', '[pr]') then push('u') end
-  if wants('r', 'r') then push('r') end
+  local kinds, window = wanted(u.svc)
+  if kinds ~= '-' then webhooks().tell(u, kinds, window, what, cause, origin, lasted) end
 end
 
 -- Gives the user a revision above its last and above floor, saves it and publishes its
@@ -430,62 +405,6 @@ end
 -- True if the user is recorded online without any session to keep it so.
 local function orphan(u) return u.online == '1' and not live(u) end
 
--- Removes a node's sessions, about so many, and calls each with their users, saved as
--- being without them. Returns how many there were, and whether none are left.
-local function vacate(node, left, each)
-  local key, total = base .. ':node:' .. node, 0
-  local lists = redis.call('HGETALL', key)
-  for i = 1, #lists, 2 do
-    local svc, rest = lists[i], lists[i + 1]
-    for n in string.gmatch(rest, '%d+') do
-      if left <= 0 then break end
-      local b = block(svc, n)
-      local entries, all = redis.call('HGETALL', b), true
-      -- whose sessions they were is to be found out
-      if #entries == 0 then redis.call('HSET', base .. ':lapsed', svc, '-inf') end
-      for j = 1, #entries, 2 do
-        local id, held = entries[j], entries[j + 1]
-        if left <= 0 then
-          all = false
-        elseif id ~= '' then
-          local count = select(2, string.gsub(held, '[^,]+', ''))
-          left, total = left - count, total + count
-          redis.call('HDEL', b, id)
-          local u = load(svc, id)
-          if u then
-            u.on = without(u.on, n)
-            save(u)
-            each(u)
-          end
-        end
-      end
-      if all then
-        redis.call('DEL', b)
-        rest = without(rest, n)
-      end
-    end
-    if rest == '' then redis.call('HDEL', key, svc) elseif rest ~= lists[i + 1] then redis.call('HSET', key, svc, rest) end
-  end
-  return total, redis.call('EXISTS', key) == 0
-end
-
--- Has the nodes that hold a user's sessions, or the one session that is named, end
--- them, and forgets the sessions. Returns how many. It is for the caller to save the user.
-local function expel(u, only)
-  local ended = 0
-  for n in string.gmatch(u.on, '%d+') do
-    local is = redis.call('HMGET', block(u.svc, n), '', u.id)
-    for session in string.gmatch(is[2] or '', '[^,]+') do
-      if only == '' or only == session then
-        if is[1] then redis.call('SADD', base .. ':end:' .. is[1], session) end
-        if select(2, part(u.svc, u.id, session, n)) then u.on = without(u.on, n) end
-        ended = ended + 1
-      end
-    end
-  end
-  return ended
-end
-
 -- The number of a role.
 local function numbered(svc, role)
   if role == '' then return '' end
@@ -506,9 +425,8 @@ local function create(svc, id, sid, role, floor)
   redis.call('DEL', ukey(svc, id)) -- of a user that was lost
   redis.call('ZADD', base .. ':' .. svc .. ':users', 0, sid .. id)
   redis.call('ZREM', base .. ':' .. svc .. ':gone', id)
-  local u = {svc = svc, id = id}
-  for i = 1, #FIELDS do u[FIELDS[i]] = '' end
-  u.sid, u.role = sid, numbered(svc, role)
+  local u = {svc = svc, id = id, sid = sid, online = '', notifiable = '', epoch = '', nepoch = '', rev = '', last_online = '',
+    role = numbered(svc, role), updated = '', left = '', on = ''}
   if math.floor(created(u) / 1000) ~= now then u.updated = str(now) end -- made again
   -- a user made again goes on above the revision its predecessor ended with
   return u, math.max(floor, tonumber(redis.call('HGET', base .. ':seq', 'rev')) or 0)
@@ -521,27 +439,6 @@ local function offline(u, epoch, floor, cause)
   if epoch > (tonumber(u.epoch) or 0) then u.epoch = str(epoch) end
   u.online, u.last_online, u.left, u.on = '0', str(now), '', ''
   emit(u, 1, floor, cause)
-end
-
--- Notes that a binding came or went, for the node that did it to settle its address;
--- should it die, a heartbeat finds the note this many ms later.
-local UNSETTLED = 5000
-local function unsettled(svc, sid, address)
-  redis.call('ZADD', base .. ':unsettled', str(now + UNSETTLED), svc .. sid .. address)
-end
-
--- Removes a binding of a user and returns its type:address; nil if there is none.
-local function unbind(svc, id, sid)
-  local raw = redis.call('HGET', bkey(svc, id), sid)
-  if not raw then return nil end
-  local b = cjson.decode(raw)
-  redis.call('HDEL', bkey(svc, id), sid)
-  redis.call('HDEL', base .. ':' .. svc .. ':bsids', sid)
-  redis.call('ZREM', base .. ':' .. svc .. ':bindings', b.k .. sid)
-  redis.call('ZREM', base .. ':bindexp', svc .. sid)
-  if b.c ~= '' then redis.call('SREM', base .. ':cred:' .. b.c, svc .. sid) end
-  unsettled(svc, sid, b.t .. ':' .. b.a)
-  return b.t .. ':' .. b.a
 end
 
 -- How long no node has beaten, ms, if that is longer than stall, else 0: nobody could have renewed anything (Redis
@@ -570,19 +467,4 @@ local function newer(u, silent, ago)
   local due = tonumber(redis.call('ZSCORE', base .. ':linger', u.svc .. u.id) or nil)
   local away = due and tonumber(string.match(u.left, ':(%d+)$'))
   return away and due + silent - away > now - ago or false
-end
-
--- service..identity
-local SERVICE = 34
-local function split(member) return string.sub(member, 1, SERVICE), string.sub(member, SERVICE + 1) end
-
--- The live node that the partition's name fits best: all nodes agree on it, and few
--- partitions move when one comes or goes.
-local function fittest()
-  local best, chosen = ''
-  for _, node in ipairs(redis.call('ZRANGEBYSCORE', base .. ':nodes', str(now), '+inf')) do
-    local fit = redis.sha1hex(base .. node)
-    if fit > best then best, chosen = fit, node end
-  end
-  return chosen
 end
