@@ -9,7 +9,9 @@
 --         delivers the partition's webhooks, ms until there is any to deliver (-1: none),
 --         {how a user that is offline now had left and how many ms ago, ...},
 --         session to end, ...}
--- What beat_idle.lua has read it has named, too.
+-- What is not marked as due, as when it was put there by hand, is seen after so many ms.
+local LOOK = 60000
+-- node, lease, stall, seq and nodes are of beat_idle.lua.
 local left, lingers, lapses = tonumber(ARGV[4]), base .. ':linger', base .. ':lapsed'
 
 local stalled = silence(stall)
@@ -26,7 +28,7 @@ local lapsed = redis.call('ZRANGEBYSCORE', nodes, '-inf', str(now), 'WITHSCORES'
 for i = 1, #lapsed, 2 do
   local dead, unheard = lapsed[i], now - lapsed[i + 1] + lease
   -- so that a node that was only slow learns that it was reaped
-  redis.call('HDEL', ops, dead)
+  redis.call('HDEL', seq, 'ops:' .. dead)
   local sessions, all = vacate(dead, left, function(u)
     if orphan(u) and not redis.call('ZSCORE', lingers, u.svc .. u.id) then
       offline(u, 0, 0, 'lease')
@@ -84,8 +86,17 @@ if redis.call('EXISTS', base .. ':hooks') == 1 then
   hooks = webhooks().work()
 end
 
-local at = redis.call('HMGET', seq, 'run', 'n')
-local reply = {at[1] or '', at[2] or '0', tonumber(redis.call('HGET', ops, node)) or 0, reaped, by_lease, by_linger, more, stalled,
+local next = more == 1 and 0 or now + LOOK
+for _, set in ipairs({lingers, base .. ':bindexp', base .. ':unsettled'}) do
+  next = math.min(next, tonumber(redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')[2]) or next)
+end
+local ends = {base .. ':hooks'}
+for _, n in ipairs(redis.call('ZRANGE', nodes, 0, -1)) do ends[#ends + 1] = base .. ':end:' .. n end
+if redis.call('EXISTS', unpack(ends)) > 0 then next = 0 end
+redis.call('HSET', seq, 'look', str(next))
+
+local at = redis.call('HMGET', seq, 'run', 'n', 'ops:' .. node)
+local reply = {at[1] or '', at[2] or '0', tonumber(at[3]) or 0, reaped, by_lease, by_linger, more, stalled,
   redis.call('ZCOUNT', base .. ':bindexp', '-inf', str(now)) + redis.call('ZCOUNT', base .. ':unsettled', '-inf', str(now)), delivers, hooks,
   departed}
 for _, session in ipairs(redis.call('SRANDMEMBER', base .. ':end:' .. node, 100)) do reply[#reply + 1] = session end

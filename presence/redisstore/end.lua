@@ -5,7 +5,7 @@
 --   how it ended, ms since then
 -- Reply: {operations of this node, outcome, ...}: 0 unchanged, 1 published, 2 lingering
 local node, lease, silent = ARGV[2], tonumber(ARGV[3]), silence(tonumber(ARGV[4]))
-local reply = {redis.call('HINCRBY', base .. ':ops', node, 1)}
+local reply = {redis.call('HINCRBY', base .. ':seq', 'ops:' .. node, 1)}
 for i = 5, #ARGV, 9 do
   local svc, id, session, linger = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   redis.call('SREM', base .. ':end:' .. node, session)

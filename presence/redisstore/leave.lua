@@ -9,6 +9,6 @@ local _, all = vacate(node, tonumber(ARGV[4]), function(u)
 end)
 if not all then return 1 end
 redis.call('ZREM', base .. ':nodes', node)
-redis.call('HDEL', base .. ':ops', node)
+redis.call('HDEL', base .. ':seq', 'ops:' .. node)
 redis.call('DEL', base .. ':end:' .. node)
 return 0

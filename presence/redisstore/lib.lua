@@ -4,9 +4,9 @@
 --
 -- Keys below the base (all in one slot; spelt in internal/keys too):
 --   :seq           hash  run, n (events published), rev (highest of a deleted user), beat (ms of the last heartbeat),
---                        stamp (of the last change), block (the last that was begun)
+--                        stamp (of the last change), block (the last that was begun), look (ms: before that nothing is due),
+--                        ops:<node> (operations of that node, gone when it was reaped)
 --   :nodes         zset  node -> lease deadline, ms
---   :ops           hash  node -> operations of that node, gone when it was reaped
 --   :node:<node>   hash  service -> the node's blocks of the online state, joined by commas
 --   :lapsed        hash  service of which blocks lapsed -> stamp up to which its users were looked at since
 --   :end:<node>    set   sessions which that node must end; outlives its lease by KEEP, for a node that was cut off
@@ -47,6 +47,14 @@ local function block(svc, n) return base .. ':' .. svc .. ':on:' .. n end
 
 -- What one script need not read twice.
 local seen, wishes = nil, {}
+
+-- Has the next heartbeat look for what is due: to be called by what puts anything into :linger, :unsettled, :bindexp,
+-- :hooks, :lapsed or :end:<node>.
+local looking = false
+local function soon()
+  if not looking then redis.call('HSET', base .. ':seq', 'look', '0') end
+  looking = true
+end
 
 -- Counts a change: returns the run, the number of events with it (one more if it is
 -- to be published) and its stamp. A stamp is never below what the clock was before,
@@ -458,6 +466,7 @@ local function lingering(u, linger, silent, how, ago)
   local due, have = now + linger - silent, tonumber(redis.call('ZSCORE', base .. ':linger', u.svc .. u.id) or nil)
   if have and have >= due then return end
   redis.call('ZADD', base .. ':linger', str(due), u.svc .. u.id)
+  soon()
   u.left = how .. ':' .. str(linger + ago)
 end
 

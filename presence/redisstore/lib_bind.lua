@@ -6,6 +6,7 @@ local function bkey(svc, id) return base .. ':' .. svc .. ':b:' .. id end
 local UNSETTLED = 5000
 local function unsettled(svc, sid, address)
   redis.call('ZADD', base .. ':unsettled', str(now + UNSETTLED), svc .. sid .. address)
+  soon()
 end
 
 -- Removes a binding of a user and returns its type:address; nil if there is none.

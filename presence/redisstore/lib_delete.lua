@@ -8,7 +8,10 @@ local function expel(u, only)
     local is = redis.call('HMGET', block(u.svc, n), '', u.id)
     for session in string.gmatch(is[2] or '', '[^,]+') do
       if only == '' or only == session then
-        if is[1] then redis.call('SADD', base .. ':end:' .. is[1], session) end
+        if is[1] then
+          redis.call('SADD', base .. ':end:' .. is[1], session)
+          soon()
+        end
         if select(2, part(u.svc, u.id, session, n)) then u.on = without(u.on, n) end
         ended = ended + 1
       end

@@ -16,7 +16,10 @@ local function vacate(node, left, each)
       local b = block(svc, n)
       local entries, all = redis.call('HGETALL', b), true
       -- whose sessions they were is to be found out
-      if #entries == 0 then redis.call('HSET', base .. ':lapsed', svc, '-inf') end
+      if #entries == 0 then
+        redis.call('HSET', base .. ':lapsed', svc, '-inf')
+        soon()
+      end
       for j = 1, #entries, 2 do
         local id, held = entries[j], entries[j + 1]
         if left <= 0 then

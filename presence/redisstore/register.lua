@@ -6,10 +6,11 @@
 -- Reply: {operations of this node, outcome, ...}: 0 unchanged, 1 published, 3 refused: the
 --   session was ended, or it is one of a user who was deleted
 local node, lease, ttl = ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local reply = {redis.call('HINCRBY', base .. ':ops', node, 1)}
+local reply = {redis.call('HINCRBY', base .. ':seq', 'ops:' .. node, 1)}
 if not redis.call('ZSCORE', base .. ':nodes', node) then
   redis.call('ZADD', base .. ':nodes', str(now + lease - silence(tonumber(ARGV[5]))), node)
   redis.call('HSETNX', base .. ':seq', 'beat', str(now)) -- a silence may begin before the first heartbeat, too
+  soon() -- it may have had to end sessions when it lost its lease
 end
 local deleted = redis.call('EXISTS', base .. ':deleted') == 1
 for i = 6, #ARGV, 8 do

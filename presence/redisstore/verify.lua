@@ -98,7 +98,10 @@ if what == 'check' then
 elseif what == 'top' then
   more[1] = fittest() == ARGV[11] and '1' or '0'
   for _, node in ipairs(redis.call('ZRANGE', nodes, 0, -1)) do more[#more + 1] = node end
-  for _, node in ipairs(redis.call('HKEYS', ops)) do more[#more + 1] = node end
+  for _, field in ipairs(redis.call('HKEYS', seq)) do
+    local node = string.match(field, '^ops:(.*)$')
+    if node then more[#more + 1] = node end
+  end
 elseif what == 'session' then
   node_blocks(ARGV[11])
 elseif what == 'linger' then

@@ -6,7 +6,7 @@
 -- ARGV[6]  TTL of the online state, ms   ARGV[7]  stall, ms
 local mend, grace, longest, ttl = ARGV[2] == '1', tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6]
 local in_a_lease = str(now + ARGV[4] - silence(tonumber(ARGV[7])))
-local nodes, lingers, ops = base .. ':nodes', base .. ':linger', base .. ':ops'
+local nodes, lingers, seq = base .. ':nodes', base .. ':linger', base .. ':seq'
 
 local found = {}
 local function report(s, kind, detail, fix)
@@ -23,12 +23,13 @@ end
 -- Has a node compare its record here with the sessions it holds, at its next heartbeat:
 -- it ends what it does not hold, and registers anew what the record lacks.
 local function ask(node)
-  if leased(node) then redis.call('HINCRBY', ops, node, 1) end
+  if leased(node) then redis.call('HINCRBY', seq, 'ops:' .. node, 1) end
 end
 
 -- Has a user linger for a lease. How and when it left is not known.
 local function linger_a_lease(u)
   redis.call('ZADD', lingers, in_a_lease, u.svc .. u.id)
+  soon()
   u.left = ''
   save(u)
 end
@@ -107,6 +108,7 @@ local function check_bindings(s, u)
           redis.call('HSET', p .. ':bsids', sid, id)
           redis.call('ZADD', p .. ':bindings', 0, x.k .. sid)
           redis.call('ZADD', base .. ':bindexp', x.x, svc .. sid)
+          soon()
           if x.c ~= '' then redis.call('SADD', base .. ':cred:' .. x.c, svc .. sid) end
         end)
       end
@@ -268,6 +270,7 @@ local function check_block(s)
   else
     report(s, 'session_lost', 'record of ' .. node .. ': block ' .. n .. '; online state: without it', function()
       redis.call('HSET', base .. ':lapsed', s.svc, '-inf')
+      soon()
       redis.call('DEL', block(s.svc, n))
       drop()
     end)
@@ -278,7 +281,7 @@ end
 local function check_node(s)
   local node = s.rest
   local set, ended = base .. ':node:' .. node, base .. ':end:' .. node
-  local some_left, counted = redis.call('EXISTS', set) == 1, redis.call('HGET', ops, node)
+  local some_left, counted = redis.call('EXISTS', set) == 1, redis.call('HGET', seq, 'ops:' .. node)
   -- that a node which is gone was to end sessions is to be forgotten, but not at once
   local kept = not leased(node) and redis.call('PTTL', ended) == -1
   -- in chunks, as in beat.lua
@@ -289,7 +292,7 @@ local function check_node(s)
     records = {}
     if not all then return end
     redis.call('ZREM', nodes, node)
-    redis.call('HDEL', ops, node)
+    redis.call('HDEL', seq, 'ops:' .. node)
     redis.call('EXPIRE', ended, KEEP)
   end
   local left = (some_left and 'sessions' or 'no session') .. ', ' .. (counted or 'no') .. ' operations' .. (kept and ', sessions to end, for ever' or '')

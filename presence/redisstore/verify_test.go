@@ -185,7 +185,7 @@ type damage struct {
 var damages = []damage{
 	{"an online state names a node without a lease", "session_without_lease", "eve", func(w *records) error {
 		w.open("ghost", "eve", 9)
-		w.c.HDel(w.ctx, w.at("eve", ":ops"), "ghost")
+		w.c.HDel(w.ctx, w.at("eve", ":seq"), "ops:ghost")
 		w.c.Del(w.ctx, w.at("eve", ":node:ghost"))
 		return w.c.ZRem(w.ctx, w.at("eve", ":nodes"), "ghost").Err()
 	}, map[string]presence.Tri{"eve": presence.False}},
@@ -224,7 +224,7 @@ var damages = []damage{
 		return w.c.Persist(w.ctx, key).Err()
 	}, nil},
 	{"a node without lease left operations", "node_without_lease", "", func(w *records) error {
-		return w.c.HSet(w.ctx, w.s.Keys().Base(0)+":ops", "n9", 3).Err()
+		return w.c.HSet(w.ctx, w.s.Keys().Base(0)+":seq", "ops:n9", 3).Err()
 	}, nil},
 	{"what a node was to end is kept for ever", "node_without_lease", "", func(w *records) error {
 		w.must(w.s.Leave(w.ctx, []presence.Partition{0, 1}, "n3", 0))
