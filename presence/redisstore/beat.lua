@@ -11,8 +11,9 @@
 --         session to end, ...}
 -- What is not marked as due, as when it was put there by hand, is seen after so many ms.
 local LOOK = 60000
--- node, lease, stall, seq and nodes are of beat_idle.lua.
-local left, lingers, lapses = tonumber(ARGV[4]), base .. ':linger', base .. ':lapsed'
+-- node, lease and stall are of beat_idle.lua.
+local left, seq, nodes = tonumber(ARGV[4]), base .. ':seq', base .. ':nodes'
+local lingers, lapses = base .. ':linger', base .. ':lapsed'
 
 local stalled = silence(stall)
 if stalled > 0 then

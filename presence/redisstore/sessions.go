@@ -102,22 +102,72 @@ func registered(op string, reply any, err error, n int) (presence.Registered, er
 	return r, nil
 }
 
-// Beat implements presence.Store: one script a partition, in one pipeline.
+// Beat implements presence.Store: one script for all partitions in which nothing is due, and one a partition, in one
+// pipeline, for the others and on a Cluster.
 func (s *Store) Beat(ctx context.Context, ps []presence.Partition, n presence.NodeID) ([]presence.Beat, []error) {
 	beats, errs := make([]presence.Beat, len(ps)), make([]error, len(ps))
 	args := []any{s.offset(), string(n), ms(s.opt.Lease), reapChunk, ms(s.opt.Stall)}
-	for i, reply := range s.pipeline(ctx, beatScript, ps, args) {
+	places := make([]int, 0, len(ps)) // in ps, of the others
+	if s.sharded || len(ps) == 1 {
+		for i := range ps {
+			places = append(places, i)
+		}
+	} else if err := s.beatMany(ctx, ps, args, beats, &places); err != nil {
+		for i := range errs {
+			errs[i] = err
+		}
+		return beats, errs
+	}
+	if len(places) == 0 {
+		return beats, errs
+	}
+	rest := make([]presence.Partition, len(places))
+	for i, at := range places {
+		rest[i] = ps[at]
+	}
+	for i, reply := range s.pipeline(ctx, beatScript, rest, args) {
+		at := places[i]
 		v, err := reply.Result()
 		if err != nil {
-			errs[i] = unavailable("beat", err)
+			errs[at] = unavailable("beat", err)
 			continue
 		}
 		var ok bool
-		if beats[i], ok = beat(v); !ok {
-			errs[i] = malformed("beat", v)
+		if beats[at], ok = beat(v); !ok {
+			errs[at] = malformed("beat", v)
 		}
 	}
 	return beats, errs
+}
+
+// beatMany does the heartbeats of partitions in which nothing is due, and adds where the others are in ps.
+func (s *Store) beatMany(ctx context.Context, ps []presence.Partition, args []any, beats []presence.Beat, others *[]int) error {
+	bases := make([]string, len(ps))
+	for i, p := range ps {
+		bases[i] = s.keys.Base(p)
+	}
+	reply, err := beatManyScript.Run(ctx, s.client, bases, args...).Slice()
+	if err != nil {
+		return unavailable("beat", err)
+	}
+	if len(reply) != 3*len(ps) {
+		return malformed("beat", reply)
+	}
+	for i := range ps {
+		run, idle := reply[3*i].(string)
+		if !idle {
+			*others = append(*others, i)
+			continue
+		}
+		seq, ok1 := reply[3*i+1].(string)
+		ops, ok2 := reply[3*i+2].(int64)
+		n, err := strconv.ParseUint(seq, 10, 64)
+		if !ok1 || !ok2 || err != nil {
+			return malformed("beat", reply)
+		}
+		beats[i] = presence.Beat{Run: run, Seq: n, Ops: ops, Webhooks: -time.Millisecond}
+	}
+	return nil
 }
 
 // pipeline runs a script on each partition.
