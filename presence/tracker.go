@@ -47,7 +47,7 @@ const (
 	// are new, and twice that with webhooks to queue (measured, redis 7.0).
 	registerChunk = 100
 	// beatGroups is how many pipelines a round of heartbeats is spread over.
-	beatGroups = 32
+	beatGroups = 16
 	// urgentWorkers bounds the partitions that are served out of turn at one time.
 	urgentWorkers = 8
 	// lingerSlack is how long after its due time a linger is settled at the earliest,

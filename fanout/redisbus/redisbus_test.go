@@ -332,10 +332,16 @@ func TestReadsWhatTheStorePublishes(t *testing.T) {
 			}, presence.ReasonOnline},
 			{"attributes", func() error { _, err := store.UpdateUser(ctx, k, presence.UserUpdate{Attributes: &big}); return err }, presence.ReasonAttributes},
 			{"no name, notifiable", func() error { // as a binding will record it
-				if err := c.HSet(ctx, names.User(k), "notifiable", "1", "nepoch", "7").Err(); err != nil {
+				state, err := c.HGet(ctx, names.State(p, k.Service), k.Identity).Result()
+				if err != nil {
 					return err
 				}
-				_, err := store.UpdateUser(ctx, k, presence.UserUpdate{FriendlyName: text("")})
+				fields := strings.Split(state, " ")
+				fields[2], fields[4] = "1", "7"
+				if err := c.HSet(ctx, names.State(p, k.Service), k.Identity, strings.Join(fields, " ")).Err(); err != nil {
+					return err
+				}
+				_, err = store.UpdateUser(ctx, k, presence.UserUpdate{FriendlyName: text("")})
 				return err
 			}, presence.ReasonFriendlyName},
 			{"both", func() error {

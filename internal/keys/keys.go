@@ -66,14 +66,14 @@ func (k Keys) in(p presence.Partition, parts ...string) string {
 // Channel is the pub/sub channel of a partition's events.
 func (k Keys) Channel(p presence.Partition) string { return k.Base(p) }
 
-// User is the key of a user's hash.
+// User is the key of the hash of what few users have.
 func (k Keys) User(u presence.Key) string {
 	return k.Base(k.Of(u)) + ":" + u.Service + ":u:" + u.Identity
 }
 
-// On is the key of a user's online state: the hash of its live sessions.
-func (k Keys) On(u presence.Key) string {
-	return k.Base(k.Of(u)) + ":" + u.Service + ":on:" + u.Identity
+// OnBlock is the key of a block of the online state of a service's users.
+func (k Keys) OnBlock(p presence.Partition, service string, n int) string {
+	return k.Base(p) + ":" + service + ":on:" + strconv.Itoa(n)
 }
 
 // Users is the key of a service's users of one partition, in creation order.
@@ -81,9 +81,9 @@ func (k Keys) Users(p presence.Partition, service string) string {
 	return k.Base(p) + ":" + service + ":users"
 }
 
-// SIDs is the key of the hash from user SID to identity of one partition.
-func (k Keys) SIDs(p presence.Partition, service string) string {
-	return k.Base(p) + ":" + service + ":sids"
+// UserRoles is the key of the hash from the numbers of roles that users of one partition have to the roles, and back.
+func (k Keys) UserRoles(p presence.Partition, service string) string {
+	return k.Base(p) + ":" + service + ":roles"
 }
 
 // Online is the key of a service's users of one partition who are recorded online,
@@ -92,8 +92,7 @@ func (k Keys) Online(p presence.Partition, service string) string {
 	return k.Base(p) + ":" + service + ":online"
 }
 
-// State is the key of what readers of many users are told of a service's users of one
-// partition.
+// State is the key of the hash of a service's users of one partition.
 func (k Keys) State(p presence.Partition, service string) string {
 	return k.in(p, ":", service, ":state")
 }
@@ -101,8 +100,8 @@ func (k Keys) State(p presence.Partition, service string) string {
 // Seq is the key of a partition's counters.
 func (k Keys) Seq(p presence.Partition) string { return k.Base(p) + ":seq" }
 
-// NodeSessions is the key of the set of sessions that a node holds in a partition.
-func (k Keys) NodeSessions(p presence.Partition, n presence.NodeID) string {
+// NodeBlocks is the key of the hash of a node's blocks in a partition.
+func (k Keys) NodeBlocks(p presence.Partition, n presence.NodeID) string {
 	return k.Base(p) + ":node:" + string(n)
 }
 
@@ -211,7 +210,17 @@ func (k Keys) Probe(p presence.Partition, n presence.NodeID) string {
 func (k Keys) Wake() string { return k.Prefix + "wake" }
 
 // SIDPrefix is how the SIDs of a partition's users begin.
-func SIDPrefix(p presence.Partition) string { return fmt.Sprintf("US%04x", int(p)) }
+func SIDPrefix(p presence.Partition) string { return string(appendSIDPrefix(nil, p)) }
+
+// UserSID is the SID of a partition's user of which the rest is known.
+func UserSID(p presence.Partition, rest string) string {
+	return string(append(appendSIDPrefix(make([]byte, 0, 64), p), rest...))
+}
+
+func appendSIDPrefix(b []byte, p presence.Partition) []byte {
+	const hex = "0123456789abcdef"
+	return append(b, 'U', 'S', hex[p>>12&15], hex[p>>8&15], hex[p>>4&15], hex[p&15])
+}
 
 // BindingSID is the SID of a user's binding of an address. It begins with the user's
 // partition, and is the same each time.

@@ -33,22 +33,22 @@ func FuzzKeys(f *testing.F) {
 	f.Fuzz(func(t *testing.T, a, b string) {
 		k := keys.Keys{Prefix: "rc:", Partitions: 256}
 		ka, kb := presence.Key{Service: service, Identity: a}, presence.Key{Service: service, Identity: b}
-		if (k.User(ka) == k.User(kb)) != (a == b) || (k.On(ka) == k.On(kb)) != (a == b) || (k.BindingsOf(ka) == k.BindingsOf(kb)) != (a == b) {
+		if (k.User(ka) == k.User(kb)) != (a == b) || (k.BindingsOf(ka) == k.BindingsOf(kb)) != (a == b) {
 			t.Errorf("keys of %q and %q meet", a, b)
 		}
-		if of := map[string]bool{k.User(ka): true, k.On(kb): true, k.BindingsOf(kb): true}; len(of) != 3 {
-			t.Errorf("of user, online and bindings keys of %q and %q two are one: %v", a, b, of)
+		if of := map[string]bool{k.User(ka): true, k.BindingsOf(kb): true, k.OnBlock(k.Of(ka), service, 1): true}; len(of) != 3 {
+			t.Errorf("of user, bindings and online keys of %q and %q two are one: %v", a, b, of)
 		}
 		if (k.BindingSID(ka, presence.PushFCM, b) == k.BindingSID(kb, presence.PushFCM, a)) != (a == b) {
 			t.Errorf("bindings of %q at %q and the other way round have one SID", a, b)
 		}
 		p := k.Of(ka)
 		want := slotTag(k.Base(p))
-		for _, key := range []string{k.User(ka), k.On(ka), k.Users(p, service), k.SIDs(p, service), k.NodeSessions(p, "n"), k.BindingsOf(ka), k.Bindings(p, service), k.BindingSIDs(p, service), k.BindingsWith(p, "CR"), k.Unsettled(p), k.Online(p, service), k.State(p, service), k.Seq(p)} {
+		for _, key := range []string{k.User(ka), k.OnBlock(p, service, 1), k.Users(p, service), k.UserRoles(p, service), k.NodeBlocks(p, "n"), k.BindingsOf(ka), k.Bindings(p, service), k.BindingSIDs(p, service), k.BindingsWith(p, "CR"), k.Unsettled(p), k.Online(p, service), k.State(p, service), k.Seq(p)} {
 			if slotTag(key) != want {
 				t.Errorf("slot tag of %q = %q; want %q", key, slotTag(key), want)
 			}
-			if key == k.User(ka) && key != k.User(kb) && (key == k.Users(p, service) || key == k.SIDs(p, service) || key == k.Bindings(p, service) || key == k.BindingSIDs(p, service) || key == k.Online(p, service) || key == k.State(p, service)) {
+			if key == k.User(ka) && key != k.User(kb) && (key == k.Users(p, service) || key == k.UserRoles(p, service) || key == k.Bindings(p, service) || key == k.BindingSIDs(p, service) || key == k.Online(p, service) || key == k.State(p, service)) {
 				t.Errorf("user key %q is an index key", key)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -225,7 +226,7 @@ func BenchmarkEnd(b *testing.B) {
 }
 
 // BenchmarkBeat is heartbeats of as many partitions in one pipeline, in which nothing
-// is due; of 256 partitions a Tracker sends 8 at a time.
+// is due; of 256 partitions a Tracker sends 16 at a time.
 func BenchmarkBeat(b *testing.B) {
 	for _, batch := range []int{1, 8, 16, 100} {
 		b.Run(fmt.Sprintf("batch=%d", batch), func(b *testing.B) {
@@ -274,50 +275,91 @@ func BenchmarkReadUsers(b *testing.B) {
 	}
 }
 
+// usedMemory finds in INFO what Redis has allocated.
 var usedMemory = regexp.MustCompile(`used_memory:(\d+)`)
 
-// BenchmarkMemory is what Redis keeps of a user who is online, of one who was, and of
-// a user's second session; identities have 13 bytes.
+func (s *bench) used() float64 {
+	info, err := s.client.Info(s.b.Context(), "memory").Result()
+	if err != nil {
+		s.b.Fatal(err)
+	}
+	v, _ := strconv.ParseFloat(usedMemory.FindStringSubmatch(info)[1], 64)
+	return v
+}
+
+// everywhere calls do with chunks of users of one partition each, until all n had their turn.
+func (s *bench) everywhere(n int, do func(p presence.Partition, list []presence.Held) error) {
+	s.b.Helper()
+	all := make([][]presence.Held, s.Partitions())
+	for i := range n {
+		h := presence.Held{Key: presence.Key{Service: s.service.SID, Identity: fmt.Sprintf("user-%017d", i)}, ID: session(i), Service: s.service}
+		p := s.Partition(h.Key)
+		all[p] = append(all[p], h)
+	}
+	for p, list := range all {
+		for chunk := range slices.Chunk(list, 64) {
+			if err := do(presence.Partition(p), chunk); err != nil {
+				s.b.Fatal(err)
+			}
+		}
+	}
+}
+
+// kindOf is the kind of a key of a partition: what is left of it without partition, service, node, identity and
+// number.
+var kindOf = regexp.MustCompile(`^[^}]*}:(?:IS[0-9a-f]{32}:)?([a-z]+)`)
+
+// BenchmarkMemory is what Redis keeps of a user who is online, of one who was, and of a user's second session;
+// identities have 22 bytes. B/<kind> is that by kind of key, of users online.
 func BenchmarkMemory(b *testing.B) {
-	s := newBench(b, 1)
-	used := func() float64 {
-		info, err := s.client.Info(b.Context(), "memory").Result()
-		if err != nil {
-			b.Fatal(err)
-		}
-		v, _ := strconv.ParseFloat(usedMemory.FindStringSubmatch(info)[1], 64)
-		return v
-	}
-	for b.Loop() {
-		empty := used()
-		if err := s.everybody(true); err != nil {
-			b.Fatal(err)
-		}
-		online := used()
-		for first := 0; first < benchUsers; first += 64 {
-			again := s.held(first, 64)
-			for i := range again {
-				again[i].ID = session(1_000_000 + first + i)
-			}
-			if _, err := s.Register(b.Context(), 0, "n1", again); err != nil {
-				b.Fatal(err)
-			}
-		}
-		b.ReportMetric((used()-online)/benchUsers, "B/second-session")
-		for _, from := range []int{0, 1_000_000} {
-			for first := 0; first < benchUsers; first += 64 {
-				ends := s.ended(first, 64, presence.EndClean, 0)
-				for i := range ends {
-					ends[i].ID = session(from + first + i)
-				}
-				if _, err := s.End(b.Context(), 0, "n1", ends); err != nil {
-					b.Fatal(err)
+	for _, row := range []struct{ users, partitions int }{{10_000, 256}, {200_000, 256}, {16 * benchUsers, 16}} {
+		b.Run(fmt.Sprintf("users=%d/partitions=%d", row.users, row.partitions), func(b *testing.B) {
+			s, ctx := newBench(b, row.partitions), b.Context()
+			for p := range presence.Partition(row.partitions) { // a partition has some keys before it has users
+				if _, errs := s.Beat(ctx, []presence.Partition{p}, "n1-abcdefgh"); errs[0] != nil {
+					b.Fatal(errs[0])
 				}
 			}
-		}
-		b.ReportMetric((online-empty)/benchUsers, "B/online-user")
-		b.ReportMetric((used()-empty)/benchUsers, "B/offline-user")
-		s.client.FlushAll(b.Context())
+			each := func(bytes float64) float64 { return bytes / float64(row.users) }
+			register := func(p presence.Partition, list []presence.Held) error {
+				_, err := s.Register(ctx, p, "n1-abcdefgh", list)
+				return err
+			}
+			again := func(h presence.Held) presence.SessionID { return "f" + h.ID[1:] }
+			for b.Loop() {
+				empty := s.used()
+				s.everywhere(row.users, register)
+				online := s.used()
+				b.ReportMetric(each(online-empty), "B/online-user")
+				kinds := map[string]float64{}
+				for iter := s.client.Scan(ctx, 0, "*}:*", 1000).Iterator(); iter.Next(ctx); {
+					if m := kindOf.FindStringSubmatch(iter.Val()); m != nil {
+						kinds[m[1]] += float64(s.client.MemoryUsage(ctx, iter.Val(), 0).Val())
+					}
+				}
+				for kind, bytes := range kinds {
+					b.ReportMetric(each(bytes), "B/"+kind)
+				}
+				s.everywhere(row.users, func(p presence.Partition, list []presence.Held) error {
+					for i := range list {
+						list[i].ID = again(list[i])
+					}
+					return register(p, list)
+				})
+				b.ReportMetric(each(s.used()-online), "B/second-session")
+				s.everywhere(row.users, func(p presence.Partition, list []presence.Held) error {
+					ends := make([]presence.Ended, 0, 2*len(list))
+					for _, h := range list {
+						ends = append(ends, presence.Ended{Key: h.Key, ID: h.ID, Service: h.Service, How: presence.EndClean})
+						ends = append(ends, presence.Ended{Key: h.Key, ID: again(h), Service: h.Service, How: presence.EndClean})
+					}
+					_, err := s.End(ctx, p, "n1-abcdefgh", ends)
+					return err
+				})
+				b.ReportMetric(each(s.used()-empty), "B/offline-user")
+				s.client.FlushAll(ctx)
+			}
+			b.ReportMetric(0, "ns/op")
+		})
 	}
-	b.ReportMetric(0, "ns/op")
 }

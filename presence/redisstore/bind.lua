@@ -5,8 +5,8 @@
 -- ARGV[11] epoch (0 if the switch is off)   ARGV[12] floor (the service's revision)
 -- Reply: the binding's JSON; 'missing' if there is no such user, 'full' if it has too many
 local svc, id, sid, credential = ARGV[2], ARGV[3], ARGV[4], ARGV[7]
-local u, bindings = ukey(svc, id), bkey(svc, id)
-if redis.call('EXISTS', u) == 0 then return 'missing' end
+local u, bindings = load(svc, id), bkey(svc, id)
+if not u then return 'missing' end
 local was = redis.call('HGET', bindings, sid)
 if not was and redis.call('HLEN', bindings) >= tonumber(ARGV[10]) then return 'full' end
 was = was and cjson.decode(was) or {c = '', k = string.format('%016.0f', us)}
@@ -20,15 +20,14 @@ if was.c ~= credential and was.c ~= '' then redis.call('SREM', base .. ':cred:' 
 if credential ~= '' then redis.call('SADD', base .. ':cred:' .. credential, svc .. sid) end
 unsettled(svc, sid, ARGV[5] .. ':' .. ARGV[6])
 
-local f = redis.call('HMGET', u, 'notifiable', 'nepoch')
 local epoch = tonumber(ARGV[11])
-local raised = epoch > (tonumber(f[2]) or 0)
-if raised then redis.call('HSET', u, 'nepoch', str(epoch)) end
-if f[1] ~= '1' then
-  redis.call('HSET', u, 'notifiable', '1')
+local raised = epoch > (tonumber(u.nepoch) or 0)
+if raised then u.nepoch = str(epoch) end
+if u.notifiable ~= '1' then
+  u.notifiable = '1'
   -- whatever the switch, as with offline: it may have been flipped meanwhile
-  emit(svc, id, 2, tonumber(ARGV[12]), 'register_push')
+  emit(u, 2, tonumber(ARGV[12]), 'register_push')
 elseif raised then
-  record(svc, id)
+  record(u)
 end
 return binding

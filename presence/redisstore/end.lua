@@ -5,30 +5,32 @@
 --   how it ended, ms since then
 -- Reply: {operations of this node, outcome, ...}: 0 unchanged, 1 published, 2 lingering
 local node, lease, silent = ARGV[2], tonumber(ARGV[3]), silence(tonumber(ARGV[4]))
-local reply = {redis.call('HINCRBY', base .. ':ops', node, 1)}
+local reply = {redis.call('HINCRBY', base .. ':seq', 'ops:' .. node, 1)}
 for i = 5, #ARGV, 9 do
   local svc, id, session, linger = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
-  redis.call('SREM', base .. ':node:' .. node, session .. svc .. id)
   redis.call('SREM', base .. ':end:' .. node, session)
-  local removed = redis.call('HDEL', onkey(svc, id), session) == 1
-  local outcome, last = 0, orphan(svc, id)
+  local u = load(svc, id)
+  local removed = quit(u, svc, id, session, node)
+  local outcome, last, changed = 0, u and orphan(u), u and removed
   -- a repeated end changes nothing: neither a linger that began since, nor its due time
-  if removed or last and not redis.call('ZSCORE', base .. ':linger', svc .. id) then
+  if u and (removed or last and not redis.call('ZSCORE', base .. ':linger', svc .. id)) then
     -- the online state lapsed while Redis was away: the user's other sessions, if it
     -- has any, are about to be registered anew
     if not removed then linger = math.max(linger, lease) end
+    changed = true
     if linger > 0 then
       -- also while the user has other sessions: those may be a dead node's, which is yet to be reaped
-      lingering(svc, id, linger, silent, ARGV[i + 7], tonumber(ARGV[i + 8]))
+      lingering(u, linger, silent, ARGV[i + 7], tonumber(ARGV[i + 8]))
       if last then outcome = 2 end
-    elseif last and newer(svc, id, silent, tonumber(ARGV[i + 8])) then
+    elseif last and newer(u, silent, tonumber(ARGV[i + 8])) then
       outcome = 2
     elseif last then
       redis.call('ZREM', base .. ':linger', svc .. id)
-      offline(svc, id, ARGV[i + 4] == '1' and tonumber(ARGV[i + 5]) or 0, tonumber(ARGV[i + 6]), 'end')
+      offline(u, ARGV[i + 4] == '1' and tonumber(ARGV[i + 5]) or 0, tonumber(ARGV[i + 6]), 'end')
       outcome = 1
     end
   end
+  if changed and outcome ~= 1 then save(u) end
   reply[#reply + 1] = outcome
 end
 return reply

@@ -5,14 +5,15 @@
 -- Reply: {ms until there is work again (-1: none), 1 if a service with work was left
 --         out, dead letters by overflow and lost for want of room since the last claim,
 --         then for each user: service, identity, failed attempts, number of items, item, ...}
+local hooks = webhooks()
 local lease, services, users = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local busy, busies = {}, 0
 for i = 5, #ARGV do busy[ARGV[i]], busies = true, busies + 1 end
 
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', base .. ':debounce', '-inf', str(now), 'LIMIT', 0, 50)) do
   redis.call('ZREM', base .. ':debounce', member)
-  local svc, id = string.sub(member, 1, SERVICE), string.sub(member, SERVICE + 1)
-  if redis.call('EXISTS', ukey(svc, id)) == 1 then owe(svc, id, 'r', 'change', 'SDK', true) end
+  local u = load(split(member))
+  if u then owe(u, 'r', 'change', 'SDK', true) end
 end
 
 local stats = redis.call('HMGET', base .. ':hookstats', 'overflow', 'lost')
@@ -24,15 +25,15 @@ for _, svc in ipairs(redis.call('ZRANGEBYSCORE', base .. ':hookdue', '-inf', str
   else
     local dues = base .. ':' .. svc .. ':due'
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', dues, '-inf', str(now), 'LIMIT', 0, users)) do
-      local items = redis.call('LRANGE', base .. ':' .. svc .. ':q:' .. id, 0, RUN - 1)
+      local items = redis.call('LRANGE', base .. ':' .. svc .. ':q:' .. id, 0, hooks.RUN - 1)
       redis.call('ZADD', dues, str(now + lease), id)
       reply[#reply + 1], reply[#reply + 2] = svc, id
       reply[#reply + 1] = tonumber(redis.call('HGET', base .. ':' .. svc .. ':tries', id)) or 0
       reply[#reply + 1] = #items
       for _, item in ipairs(items) do reply[#reply + 1] = item end
     end
-    reschedule(svc)
+    hooks.reschedule(svc)
   end
 end
-reply[1] = work(busy, busies)
+reply[1] = hooks.work(busy, busies)
 return reply

@@ -2,6 +2,7 @@
 -- ARGV[2]  service   ARGV[3]  EV SID, or empty for the oldest   ARGV[4]  at most so many
 -- ARGV[5]  replay or delete
 -- Reply: how many there were
+local hooks = webhooks()
 local svc = ARGV[2]
 local dead, letters = base .. ':' .. svc .. ':dead', base .. ':' .. svc .. ':letters'
 local evs = {ARGV[3]}
@@ -18,7 +19,7 @@ for _, ev in ipairs(evs) do
     redis.call('HDEL', letters, ev)
     redis.call('ZREM', dead, string.format('%016.0f', tonumber(died)) .. ev)
     if ARGV[5] == 'replay' then
-      queue(svc, cjson.decode(string.sub(rest, #ev + 2)).i, str(now) .. ' ' .. rest)
+      hooks.queue(svc, cjson.decode(string.sub(rest, #ev + 2)).i, str(now) .. ' ' .. rest)
     end
   end
 end

@@ -11,5 +11,6 @@ local have = redis.call('HGET', hooks, ARGV[2])
 -- of two changes that arrive in the wrong order the later one holds
 if not have or tonumber(string.match(have, '^%d+')) < tonumber(string.match(ARGV[3], '^%d+')) then
   redis.call('HSET', hooks, ARGV[2], ARGV[3])
+  soon()
 end
 return 1

@@ -4,6 +4,7 @@
 --   comma), EV SID that failed or was given back, or empty, ms until it is to be tried
 --   again (negative: given back, no attempt), why it failed
 -- Reply: {dead letters made, ms until there is work (-1: none)}
+local hooks = webhooks()
 local keep, buried = tonumber(ARGV[2]), 0
 for i = 3, #ARGV, 6 do
   local svc, id, failed, retry, why = ARGV[i], ARGV[i + 1], ARGV[i + 3], tonumber(ARGV[i + 4]), ARGV[i + 5]
@@ -30,7 +31,7 @@ for i = 3, #ARGV, 6 do
       if at - tonumber(string.match(item, '^%d+')) > keep then
         redis.call('LPOP', q)
         redis.call('HDEL', tries, id)
-        bury(svc, item, why, n)
+        hooks.bury(svc, item, why, n)
         buried, at = buried + 1, now
       end
     end
@@ -41,7 +42,7 @@ for i = 3, #ARGV, 6 do
     else
       redis.call('ZREM', dues, id)
     end
-    reschedule(svc)
+    hooks.reschedule(svc)
   end
 end
-return {buried, work()}
+return {buried, hooks.work()}

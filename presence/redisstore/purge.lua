@@ -4,14 +4,14 @@
 -- Reply: 1 if anything is left
 local svc, left = ARGV[2], tonumber(ARGV[3])
 local live = false
-local users, sids = base .. ':' .. svc .. ':users', base .. ':' .. svc .. ':sids'
+local users, state = base .. ':' .. svc .. ':users', base .. ':' .. svc .. ':state'
 for _, member in ipairs(redis.call('ZRANGE', users, 0, left - 1)) do
   if left <= 0 then break end
   left = left - 1
-  local sid = string.sub(member, 17)
-  local id = redis.call('HGET', sids, sid)
-  if id then
-    live = expel(svc, id, '') > 0 or live
+  local id = string.sub(member, SHORT + 1)
+  local u = load(svc, id)
+  if u and u.sid .. id == member then
+    live = expel(u, '') > 0 or live
     for _, binding in ipairs(redis.call('HKEYS', bkey(svc, id))) do
       -- nothing to settle: all addresses of the service go
       redis.call('ZREM', base .. ':unsettled', svc .. binding .. unbind(svc, id, binding))
@@ -20,7 +20,7 @@ for _, member in ipairs(redis.call('ZRANGE', users, 0, left - 1)) do
     redis.call('DEL', ukey(svc, id))
     redis.call('ZREM', base .. ':linger', svc .. id)
     redis.call('ZREM', base .. ':debounce', svc .. id)
-    redis.call('HDEL', sids, sid)
+    redis.call('HDEL', state, id)
   end
   redis.call('ZREM', users, member)
 end
@@ -36,5 +36,5 @@ redis.call('ZREM', base .. ':hookdue', svc)
 if live then wake('e') end
 if math.max(redis.call('EXISTS', users), redis.call('EXISTS', owed)) == 1 then return 1 end
 local s = base .. ':' .. svc
-redis.call('UNLINK', s .. ':addr', s .. ':state', s .. ':online', s .. ':offline', s .. ':gone', s .. ':sids', s .. ':bsids', s .. ':bindings')
+redis.call('UNLINK', s .. ':addr', s .. ':state', s .. ':roles', s .. ':online', s .. ':offline', s .. ':gone', s .. ':bsids', s .. ':bindings')
 return 0

@@ -6,10 +6,11 @@
 -- Reply: {operations of this node, outcome, ...}: 0 unchanged, 1 published, 3 refused: the
 --   session was ended, or it is one of a user who was deleted
 local node, lease, ttl = ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local reply = {redis.call('HINCRBY', base .. ':ops', node, 1)}
+local reply = {redis.call('HINCRBY', base .. ':seq', 'ops:' .. node, 1)}
 if not redis.call('ZSCORE', base .. ':nodes', node) then
   redis.call('ZADD', base .. ':nodes', str(now + lease - silence(tonumber(ARGV[5]))), node)
   redis.call('HSETNX', base .. ':seq', 'beat', str(now)) -- a silence may begin before the first heartbeat, too
+  soon() -- it may have had to end sessions when it lost its lease
 end
 local deleted = redis.call('EXISTS', base .. ':deleted') == 1
 for i = 6, #ARGV, 8 do
@@ -17,23 +18,29 @@ for i = 6, #ARGV, 8 do
   if redis.call('SISMEMBER', base .. ':end:' .. node, session) == 1 or deleted and redis.call('ZSCORE', base .. ':deleted', ARGV[i + 3]) then
     reply[#reply + 1] = 3
   else
-    local u, on = ukey(svc, id), onkey(svc, id)
-    local created = redis.call('EXISTS', u) == 0
-    if created then floor = math.max(floor, create(svc, id, ARGV[i + 3], ARGV[i + 4])) end
-    -- one that is registered anew is no return of the one that left
-    if redis.call('HSET', on, session, node) == 1 then redis.call('ZREM', base .. ':linger', svc .. id) end
-    redis.call('PEXPIRE', on, ttl)
-    redis.call('SADD', base .. ':node:' .. node, session .. svc .. id)
-    local f = redis.call('HMGET', u, 'online', 'epoch')
-    local mask, stamped, cause = 0, tonumber(f[2]) or 0, 'create'
-    if enabled and (f[1] ~= '1' or stamped < epoch) then
-      redis.call('HSET', u, 'online', '1', 'epoch', str(math.max(epoch, stamped)))
-      mask, cause = 1, f[1] == '1' and 'switch' or 'connect'
-    elseif f[1] ~= '1' then
-      redis.call('HSET', u, 'online', '1')
-      if not created then record(svc, id) end
+    local u, on, created = load(svc, id), '', false
+    if u then
+      on = u.on
+    else
+      u, floor = create(svc, id, ARGV[i + 3], ARGV[i + 4], floor)
+      created = true
     end
-    if mask > 0 or created then emit(svc, id, mask, floor, cause, 'SDK', created) end
+    -- one that is registered anew is no return of the one that left
+    if join(u, session, node, ttl) then redis.call('ZREM', base .. ':linger', svc .. id) end
+    local mask, stamped, cause = 0, tonumber(u.epoch) or 0, 'create'
+    if enabled and (u.online ~= '1' or stamped < epoch) then
+      mask, cause = 1, u.online == '1' and 'switch' or 'connect'
+      u.online, u.epoch = '1', str(math.max(epoch, stamped))
+      emit(u, mask, floor, cause, 'SDK', created)
+    elseif created then
+      u.online = '1'
+      emit(u, mask, floor, cause, 'SDK', created)
+    elseif u.online ~= '1' then
+      u.online = '1'
+      record(u)
+    elseif u.on ~= on then
+      save(u)
+    end
     reply[#reply + 1] = mask
   end
 end

@@ -76,16 +76,16 @@ func TestSelfCheck(t *testing.T) {
 	if v := <-rounds; v.Partitions != 2 || len(v.Disagreements) > 0 {
 		t.Errorf("first round: %+v; want two partitions and nothing", v)
 	}
-	w.must(w.c.HDel(w.ctx, w.of("cy", ":state"), "cy").Err())
+	w.must(w.set("cy", fieldNotifiable, "1"))
 	<-rounds // may have begun before
 	for range 2 {
-		if v := <-rounds; kindsOf(v.Disagreements) != "state_copy" || v.Disagreements[0].Repaired {
-			t.Errorf("with an old copy: %+v", v)
+		if v := <-rounds; kindsOf(v.Disagreements) != "notifiable" || v.Disagreements[0].Repaired {
+			t.Errorf("with a flag too many: %+v", v)
 		}
 	}
-	want(reg, "rollcall_drift_users", "state_copy", 1)
+	want(reg, "rollcall_drift_users", "notifiable", 1)
 	want(reg, "rollcall_drift_users", "stuck_online", 0)
-	want(reg, "rollcall_verify_repaired_total", "state_copy", 0)
+	want(reg, "rollcall_verify_repaired_total", "notifiable", 0)
 	m.SetError("LOADING")
 	for value(reg, "rollcall_verify_rounds_total", "failed") == 0 {
 		select { // what ended before
@@ -105,14 +105,14 @@ func TestSelfCheck(t *testing.T) {
 	want(reg, "rollcall_drift_sessions_total", "surplus", 0)
 
 	reg, stop = start(true)
-	if v := <-rounds; kindsOf(v.Disagreements) != "state_copy" || !v.Disagreements[0].Repaired {
+	if v := <-rounds; kindsOf(v.Disagreements) != "notifiable" || !v.Disagreements[0].Repaired {
 		t.Errorf("told to repair: %+v", v)
 	}
 	if v := <-rounds; len(v.Disagreements) > 0 {
 		t.Errorf("after the repair: %+v", v)
 	}
 	stop()
-	want(reg, "rollcall_verify_repaired_total", "state_copy", 1)
-	want(reg, "rollcall_drift_users", "state_copy", 0)
+	want(reg, "rollcall_verify_repaired_total", "notifiable", 1)
+	want(reg, "rollcall_drift_users", "notifiable", 0)
 	w.wantSeen("after the repair")
 }

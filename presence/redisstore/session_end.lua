@@ -4,10 +4,14 @@
 -- ARGV[5]  enabled (1 or 0)   ARGV[6]  epoch   ARGV[7]  floor (the service's revision)
 -- Reply: how many were ended
 local svc, id, session = ARGV[2], ARGV[3], ARGV[4]
-local ended = expel(svc, id, session)
-if (ended > 0 or session == '') and orphan(svc, id) then
+local u = load(svc, id)
+if not u then return 0 end
+local ended = expel(u, session)
+if (ended > 0 or session == '') and orphan(u) then
   redis.call('ZREM', base .. ':linger', svc .. id)
-  offline(svc, id, ARGV[5] == '1' and tonumber(ARGV[6]) or 0, tonumber(ARGV[7]), 'operator')
+  offline(u, ARGV[5] == '1' and tonumber(ARGV[6]) or 0, tonumber(ARGV[7]), 'operator')
+elseif ended > 0 then
+  save(u)
 end
 if ended > 0 then wake('e') end
 return ended

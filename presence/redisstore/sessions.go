@@ -1,6 +1,7 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -9,7 +10,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/rollcall-presence/rollcall/internal/keys"
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
@@ -28,23 +28,25 @@ func (s *Store) Register(ctx context.Context, p presence.Partition, n presence.N
 func (s *Store) Open(ctx context.Context, p presence.Partition, n presence.NodeID, h presence.Held) (presence.Registered, presence.User, error) {
 	key, args := s.declared(p), append([]any{s.offset()}, s.registerArgs(p, n, []presence.Held{h})...)
 	var script *redis.Cmd
-	var user *redis.MapStringStringCmd
-	_, _ = s.joint.Pipelined(ctx, func(pipe redis.Pipeliner) error { // each command has its own error
+	var read func() []presence.User
+	_, err := s.joint.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		script = registerScript.EvalSha(ctx, pipe, key, args...)
-		user = pipe.HGetAll(ctx, s.keys.User(h.Key))
+		read = s.askUsers(ctx, pipe, []presence.Key{h.Key})
 		return nil
 	})
 	if redis.HasErrorPrefix(script.Err(), "NOSCRIPT") {
-		script = registerScript.Run(ctx, s.client, key, args...)
-		user = s.client.HGetAll(ctx, s.keys.User(h.Key))
-	}
-	for _, err := range []error{script.Err(), user.Err()} {
-		if err != nil {
-			return presence.Registered{}, presence.User{}, unavailable("open", err)
+		if script = registerScript.Run(ctx, s.client, key, args...); script.Err() == nil {
+			_, err = s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+				read = s.askUsers(ctx, pipe, []presence.Key{h.Key})
+				return nil
+			})
 		}
 	}
+	if err = cmp.Or(script.Err(), err); err != nil {
+		return presence.Registered{}, presence.User{}, unavailable("open", err)
+	}
 	r, err := registered("open", script.Val(), nil, 1)
-	return r, userOf(h.Key, user.Val()), err
+	return r, read()[0], err
 }
 
 func (s *Store) registerArgs(p presence.Partition, n presence.NodeID, sessions []presence.Held) []any {
@@ -53,7 +55,7 @@ func (s *Store) registerArgs(p presence.Partition, n presence.NodeID, sessions [
 	for _, h := range sessions {
 		sid := h.UserSID
 		if sid == "" {
-			sid = s.newSID(keys.SIDPrefix(p))
+			sid = s.newUserSID(p)
 		}
 		args = append(args, h.Service.SID, h.Identity, string(h.ID), sid, h.Service.DefaultServiceRole,
 			flag(h.Service.Enabled), h.Service.Epoch, h.Service.Rev)
@@ -100,22 +102,72 @@ func registered(op string, reply any, err error, n int) (presence.Registered, er
 	return r, nil
 }
 
-// Beat implements presence.Store: one script a partition, in one pipeline.
+// Beat implements presence.Store: one script for all partitions in which nothing is due, and one a partition, in one
+// pipeline, for the others and on a Cluster.
 func (s *Store) Beat(ctx context.Context, ps []presence.Partition, n presence.NodeID) ([]presence.Beat, []error) {
 	beats, errs := make([]presence.Beat, len(ps)), make([]error, len(ps))
 	args := []any{s.offset(), string(n), ms(s.opt.Lease), reapChunk, ms(s.opt.Stall)}
-	for i, reply := range s.pipeline(ctx, beatScript, ps, args) {
+	places := make([]int, 0, len(ps)) // in ps, of the others
+	if s.sharded || len(ps) == 1 {
+		for i := range ps {
+			places = append(places, i)
+		}
+	} else if err := s.beatMany(ctx, ps, args, beats, &places); err != nil {
+		for i := range errs {
+			errs[i] = err
+		}
+		return beats, errs
+	}
+	if len(places) == 0 {
+		return beats, errs
+	}
+	rest := make([]presence.Partition, len(places))
+	for i, at := range places {
+		rest[i] = ps[at]
+	}
+	for i, reply := range s.pipeline(ctx, beatScript, rest, args) {
+		at := places[i]
 		v, err := reply.Result()
 		if err != nil {
-			errs[i] = unavailable("beat", err)
+			errs[at] = unavailable("beat", err)
 			continue
 		}
 		var ok bool
-		if beats[i], ok = beat(v); !ok {
-			errs[i] = malformed("beat", v)
+		if beats[at], ok = beat(v); !ok {
+			errs[at] = malformed("beat", v)
 		}
 	}
 	return beats, errs
+}
+
+// beatMany does the heartbeats of partitions in which nothing is due, and adds where the others are in ps.
+func (s *Store) beatMany(ctx context.Context, ps []presence.Partition, args []any, beats []presence.Beat, others *[]int) error {
+	bases := make([]string, len(ps))
+	for i, p := range ps {
+		bases[i] = s.keys.Base(p)
+	}
+	reply, err := beatManyScript.Run(ctx, s.client, bases, args...).Slice()
+	if err != nil {
+		return unavailable("beat", err)
+	}
+	if len(reply) != 3*len(ps) {
+		return malformed("beat", reply)
+	}
+	for i := range ps {
+		run, idle := reply[3*i].(string)
+		if !idle {
+			*others = append(*others, i)
+			continue
+		}
+		seq, ok1 := reply[3*i+1].(string)
+		ops, ok2 := reply[3*i+2].(int64)
+		n, err := strconv.ParseUint(seq, 10, 64)
+		if !ok1 || !ok2 || err != nil {
+			return malformed("beat", reply)
+		}
+		beats[i] = presence.Beat{Run: run, Seq: n, Ops: ops, Webhooks: -time.Millisecond}
+	}
+	return nil
 }
 
 // pipeline runs a script on each partition.
@@ -194,17 +246,19 @@ func beat(reply any) (presence.Beat, bool) {
 
 // Sessions implements presence.Store.
 func (s *Store) Sessions(ctx context.Context, p presence.Partition, n presence.NodeID) ([]presence.Ended, error) {
-	members, err := s.client.SMembers(ctx, s.keys.NodeSessions(p, n)).Result()
+	reply, err := s.run(ctx, "sessions", sessionsScript, p, string(n))
 	if err != nil {
-		return nil, unavailable("sessions", err)
+		return nil, err
 	}
-	list := make([]presence.Ended, 0, len(members))
-	for _, m := range members {
-		if len(m) <= presence.SessionIDLen+34 {
-			return nil, malformed("sessions", m)
+	words, ok := texts(reply)
+	if !ok || len(words)%3 != 0 {
+		return nil, malformed("sessions", reply)
+	}
+	list := make([]presence.Ended, 0, len(words)/3)
+	for of := range slices.Chunk(words, 3) {
+		for id := range strings.SplitSeq(of[2], ",") {
+			list = append(list, presence.Ended{Key: presence.Key{Service: of[0], Identity: of[1]}, ID: presence.SessionID(id)})
 		}
-		rest := m[presence.SessionIDLen:]
-		list = append(list, presence.Ended{Key: presence.Key{Service: rest[:34], Identity: rest[34:]}, ID: presence.SessionID(m[:presence.SessionIDLen])})
 	}
 	return list, nil
 }
@@ -230,13 +284,17 @@ func (s *Store) Leave(ctx context.Context, ps []presence.Partition, n presence.N
 
 // UserSessions returns the live sessions of a user, in the order of their IDs.
 func (s *Store) UserSessions(ctx context.Context, k presence.Key) ([]presence.UserSession, error) {
-	on, err := s.client.HGetAll(ctx, s.keys.On(k)).Result()
+	reply, err := s.run(ctx, "sessions of a user", userSessionsScript, s.Partition(k), k.Service, k.Identity)
 	if err != nil {
-		return nil, unavailable("sessions of a user", err)
+		return nil, err
 	}
-	list := make([]presence.UserSession, 0, len(on))
-	for id, node := range on {
-		list = append(list, presence.UserSession{ID: presence.SessionID(id), Node: presence.NodeID(node)})
+	words, ok := texts(reply)
+	if !ok || len(words)%2 != 0 {
+		return nil, malformed("sessions of a user", reply)
+	}
+	list := make([]presence.UserSession, 0, len(words)/2)
+	for of := range slices.Chunk(words, 2) {
+		list = append(list, presence.UserSession{ID: presence.SessionID(of[0]), Node: presence.NodeID(of[1])})
 	}
 	slices.SortFunc(list, func(a, b presence.UserSession) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	return list, nil
@@ -257,21 +315,15 @@ func (s *Store) EndSessions(ctx context.Context, k presence.Key, service presenc
 	return int(n), nil
 }
 
-// CountSessions returns how many live sessions each user has, in one round.
+// CountSessions returns how many live sessions each user has.
 func (s *Store) CountSessions(ctx context.Context, users []presence.Key) ([]int, error) {
-	cmds := make([]*redis.IntCmd, len(users))
-	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for i, k := range users {
-			cmds[i] = pipe.HLen(ctx, s.keys.On(k))
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, unavailable("count sessions", err)
-	}
 	counts := make([]int, len(users))
-	for i, c := range cmds {
-		counts[i] = int(c.Val())
+	for i, k := range users {
+		list, err := s.UserSessions(ctx, k)
+		if err != nil {
+			return nil, err
+		}
+		counts[i] = len(list)
 	}
 	return counts, nil
 }

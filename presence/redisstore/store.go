@@ -25,10 +25,14 @@ import (
 //go:embed *.lua
 var sources embed.FS
 
-// script joins lib.lua and the named files.
+// script joins clock.lua, lib.lua and the named files.
 func script(names ...string) *redis.Script {
+	return joined(append([]string{"clock", "lib"}, names...)...)
+}
+
+func joined(names ...string) *redis.Script {
 	var text strings.Builder
-	for _, name := range append([]string{"lib"}, names...) {
+	for _, name := range names {
 		b, err := sources.ReadFile(name + ".lua")
 		if err != nil {
 			panic(err) // a misspelt name
@@ -43,21 +47,22 @@ var (
 	accessRestoreScript      = script("access", "access_restore")
 	accountWriteScript       = script("hooks", "account_write")
 	addressScript            = script("address")
-	beatScript               = script("beat")
-	bindScript               = script("bind")
+	beatScript               = joined("clock", "beat_idle", "beat_one", "lib", "lib_reap", "beat")
+	beatManyScript           = joined("clock", "beat_idle", "beat_many")
+	bindScript               = script("lib_bind", "bind")
 	bindingsDueScript        = script("bindings_due")
 	credentialDeleteScript   = script("credential_delete")
 	credentialWriteScript    = script("credential_write")
 	endScript                = script("end")
-	hookClaimScript          = script("hook_claim")
+	hookClaimScript          = script("lib_reap", "hook_claim")
 	hookReplayScript         = script("hook_replay")
 	hookSetScript            = script("hook_set")
 	hookSettleScript         = script("hook_settle")
 	keyDeleteScript          = script("access", "key_delete")
 	keyWriteScript           = script("access", "key_write")
-	leaveScript              = script("leave")
+	leaveScript              = script("lib_reap", "leave")
 	notificationsWriteScript = script("notifications_write")
-	purgeScript              = script("purge")
+	purgeScript              = script("lib_delete", "lib_bind", "purge")
 	registerScript           = script("register")
 	revokeScript             = script("access", "revoke")
 	roleDeleteScript         = script("role_delete")
@@ -67,13 +72,15 @@ var (
 	serviceDeleteScript      = script("service_delete")
 	serviceRestoreScript     = script("service_restore")
 	serviceWriteScript       = script("hooks", "service_write")
-	unbindScript             = script("unbind")
-	userDeleteScript         = script("user_delete")
+	unbindScript             = script("lib_bind", "unbind")
+	userDeleteScript         = script("lib_delete", "lib_bind", "user_delete")
 	userWriteScript          = script("user_write")
 	userBySIDScript          = script("user_by_sid")
-	sessionEndScript         = script("session_end")
+	sessionEndScript         = script("lib_delete", "session_end")
+	sessionsScript           = script("sessions")
+	userSessionsScript       = script("user_sessions")
 	changesScript            = script("changes")
-	verifyScript             = script("verify_check", "verify")
+	verifyScript             = script("lib_reap", "lib_delete", "lib_bind", "verify_check", "verify")
 )
 
 // Options tunes a Store. The zero value is ready for use.

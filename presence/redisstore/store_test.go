@@ -376,7 +376,7 @@ func TestOnlineTTL(t *testing.T) {
 		if _, err := s.Register(t.Context(), s.Partition(h.Key), "n1", []presence.Held{h}); err != nil {
 			t.Fatal(err)
 		}
-		if ttl := m.TTL(s.Keys().On(h.Key)); ttl != time.Minute {
+		if ttl := m.TTL(s.Keys().OnBlock(s.Partition(h.Key), h.Key.Service, 1)); ttl != time.Minute {
 			t.Errorf("lifetime of the online state = %v; want 1m", ttl)
 		}
 		m.FastForward(40 * time.Second)
@@ -421,9 +421,12 @@ func TestLapsedOnlineState(t *testing.T) {
 		register("n1", first)
 		register("n2", second)
 		h.Events()
-		k := (keys.Keys{Prefix: "rc:", Partitions: 2}).On(k)
-		if n, err := c.Del(ctx, k).Result(); n != 1 || err != nil {
-			t.Fatalf("the online state was not there: %v", err)
+		blocks, err := c.Keys(ctx, "rc:*:on:*").Result()
+		if err != nil || len(blocks) < 2 {
+			t.Fatalf("blocks of the online state: %q, %v; want one of each node", blocks, err)
+		}
+		if err := c.Del(ctx, blocks...).Err(); err != nil {
+			t.Fatal(err)
 		}
 	}
 	live := func(when string, want int) {

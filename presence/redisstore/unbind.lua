@@ -13,12 +13,12 @@ for i = 4, #ARGV, 5 do
   if not spared and cause == 'push_expired' then
     spared = (tonumber(redis.call('ZSCORE', base .. ':bindexp', svc .. sid)) or math.huge) > now
   end
-  local u = not spared and ukey(svc, id)
   local address = not spared and unbind(svc, id, sid)
-  if address and redis.call('EXISTS', bkey(svc, id)) == 0 and redis.call('HGET', u, 'notifiable') == '1' then
-    if epoch > (tonumber(redis.call('HGET', u, 'nepoch')) or 0) then redis.call('HSET', u, 'nepoch', str(epoch)) end
-    redis.call('HSET', u, 'notifiable', '0')
-    emit(svc, id, 2, tonumber(ARGV[i + 4]), cause)
+  local u = address and redis.call('EXISTS', bkey(svc, id)) == 0 and load(svc, id)
+  if u and u.notifiable == '1' then
+    if epoch > (tonumber(u.nepoch) or 0) then u.nepoch = str(epoch) end
+    u.notifiable = '0'
+    emit(u, 2, tonumber(ARGV[i + 4]), cause)
   end
   reply[#reply + 1] = address or ''
 end

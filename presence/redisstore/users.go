@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,20 +18,53 @@ import (
 	"github.com/rollcall-presence/rollcall/presence"
 )
 
-func userOf(k presence.Key, f fields) presence.User {
-	if f["sid"] == "" {
-		return presence.User{Key: k}
+// userOf is a user of a partition as :state has it, with the text of its role and its other fields.
+func userOf(k presence.Key, p presence.Partition, state string, role func(number string) string, f fields) presence.User {
+	u := presence.User{Key: k}
+	if state == "" {
+		return u
 	}
-	u := presence.User{
-		Key: k, SID: f["sid"], Attributes: f["attributes"], Role: f["role"],
-		Online: f.tri("online"), Notifiable: f.tri("notifiable"), Epoch: f.int("epoch"), NotifiableEpoch: f.int("nepoch"),
-		Rev: f.int("rev"), LastOnline: f.millis("last_online"),
-		Created: time.UnixMicro(f.int("created")).UTC(), Updated: f.millis("updated"),
+	number, rest, _ := strings.Cut(readState(&u, p, state), " ")
+	updated, _, _ := strings.Cut(rest, " ")
+	u.Role, u.Attributes = role(number), cmp.Or(f["attributes"], "{}")
+	u.Created = createdOf(u.SID)
+	if ms, err := strconv.ParseInt(updated, 10, 64); err == nil {
+		u.Updated = timeOf(ms)
+	} else {
+		u.Updated = u.Created.Truncate(time.Millisecond)
 	}
 	if name, ok := f["friendly_name"]; ok {
 		u.FriendlyName = &name
 	}
 	return u
+}
+
+// The SID of a user tells, after its partition, in so many hex digits the time of its creation in us; a script puts
+// its own time for zeros.
+const (
+	sidPrefix  = len("US0000")
+	createdLen = 13
+)
+
+func createdOf(sid string) time.Time {
+	us, _ := strconv.ParseInt(sid[sidPrefix:min(len(sid), sidPrefix+createdLen)], 16, 64)
+	return time.UnixMicro(us).UTC()
+}
+
+func (s *Store) newUserSID(p presence.Partition) string {
+	return s.newSID(keys.SIDPrefix(p) + strings.Repeat("0", createdLen))
+}
+
+// writtenUser reads {what :state says of a user, its role, its other fields} of a script's reply.
+func (s *Store) writtenUser(op string, k presence.Key, reply []any) (presence.User, error) {
+	if len(reply) == 3 {
+		state, ok1 := reply[0].(string)
+		role, ok2 := reply[1].(string)
+		if f, ok := hash(reply[2]); ok && ok1 && ok2 {
+			return userOf(k, s.Partition(k), state, func(string) string { return role }, f), nil
+		}
+	}
+	return presence.User{}, malformed(op, reply)
 }
 
 // CreateUser makes a user; ErrNoService, ErrUserExists.
@@ -57,7 +92,7 @@ func (s *Store) EnsureUser(ctx context.Context, k presence.Key, service presence
 
 func (s *Store) writeUser(ctx context.Context, mode string, k presence.Key, service presence.Service, u presence.UserUpdate) (presence.User, error) {
 	p := s.Partition(k)
-	args := []any{mode, k.Service, k.Identity, s.newSID(keys.SIDPrefix(p)), service.DefaultServiceRole, service.Rev, string(u.Tell)}
+	args := []any{mode, k.Service, k.Identity, s.newUserSID(p), service.DefaultServiceRole, service.Rev, string(u.Tell)}
 	args = given(args, []optional{{"friendly_name", u.FriendlyName}, {"attributes", u.Attributes}, {"role", u.Role}})
 	reply, err := s.run(ctx, mode+" user", userWriteScript, p, args...)
 	if err != nil {
@@ -69,11 +104,8 @@ func (s *Store) writeUser(ctx context.Context, mode string, k presence.Key, serv
 	case "missing":
 		return presence.User{}, presence.ErrNoUser
 	}
-	f, ok := hash(reply)
-	if !ok {
-		return presence.User{}, malformed(mode+" user", reply)
-	}
-	return userOf(k, f), nil
+	list, _ := reply.([]any)
+	return s.writtenUser(mode+" user", k, list)
 }
 
 // DeleteUser deletes a user and has its live sessions ended; ErrNoService,
@@ -98,16 +130,17 @@ func (s *Store) User(ctx context.Context, service, name string) (presence.Servic
 	if presence.IsSID(name, "US") {
 		return s.userBySID(ctx, service, name)
 	}
-	var sc, uc *redis.MapStringStringCmd
-	k := presence.Key{Service: service, Identity: name}
+	var sc *redis.MapStringStringCmd
+	var read func() []presence.User
 	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		sc, uc = pipe.HGetAll(ctx, s.keys.Service(service)), pipe.HGetAll(ctx, s.keys.User(k))
+		sc = pipe.HGetAll(ctx, s.keys.Service(service))
+		read = s.askUsers(ctx, pipe, []presence.Key{{Service: service, Identity: name}})
 		return nil
 	})
 	if err != nil {
 		return presence.Service{}, presence.User{}, unavailable("user", err)
 	}
-	return found(sc, userOf(k, uc.Val()))
+	return found(sc, read()[0])
 }
 
 func (s *Store) userBySID(ctx context.Context, service, sid string) (presence.Service, presence.User, error) {
@@ -132,15 +165,15 @@ func (s *Store) userBySID(ctx context.Context, service, sid string) (presence.Se
 		}
 	}
 	reply, _ := uc.Val().([]any)
-	if len(reply) != 2 {
+	if len(reply) == 0 {
 		return found(sc, presence.User{})
 	}
-	identity, ok := reply[0].(string)
-	f, ok2 := hash(reply[1])
-	if !ok || !ok2 {
-		return presence.Service{}, presence.User{}, malformed("user by sid", reply)
+	identity, _ := reply[0].(string)
+	u, err := s.writtenUser("user by sid", presence.Key{Service: service, Identity: identity}, reply[1:])
+	if err != nil {
+		return presence.Service{}, presence.User{}, err
 	}
-	return found(sc, userOf(presence.Key{Service: service, Identity: identity}, f))
+	return found(sc, u)
 }
 
 // found is a service and a user as read in one round.
@@ -189,9 +222,27 @@ func (s *Store) readPresence(ctx context.Context, service string, identities []s
 	return slices.AppendSeq(make([]presence.User, 0, len(identities)), users), nil
 }
 
-// askPresence adds to a pipeline what asks for the presence of users, one command a
-// partition; once it has run the answers can be told.
+// askPresence adds to a pipeline what asks for the presence of users; once it has run the answers can be told.
 func (s *Store) askPresence(ctx context.Context, pipe redis.Pipeliner, service string, identities []string) iter.Seq[presence.User] {
+	states := s.askStates(ctx, pipe, service, identities)
+	return func(yield func(presence.User) bool) {
+		i := 0
+		for p, state := range states {
+			u := presence.User{Key: presence.Key{Service: service, Identity: identities[i]}}
+			i++
+			if state != "" {
+				readState(&u, p, state)
+			}
+			if !yield(u) {
+				return
+			}
+		}
+	}
+}
+
+// askStates adds to a pipeline what asks for what :state says of users, one command a partition; once it has run the
+// answers can be told, with the users' partitions.
+func (s *Store) askStates(ctx context.Context, pipe redis.Pipeliner, service string, identities []string) iter.Seq2[presence.Partition, string] {
 	type place struct {
 		p presence.Partition
 		i int // which of its answers
@@ -221,21 +272,17 @@ func (s *Store) askPresence(ctx context.Context, pipe redis.Pipeliner, service s
 	for i, at := range places {
 		cmds[at.p].Args()[2+at.i] = &identities[i] // a pointer needs no copy to be an any
 	}
-	return func(yield func(presence.User) bool) {
-		for i, at := range places {
-			u := presence.User{Key: presence.Key{Service: service, Identity: identities[i]}}
-			if state := cmds[at.p].Val()[at.i]; state != "" {
-				readState(&u, state)
-			}
-			if !yield(u) {
+	return func(yield func(presence.Partition, string) bool) {
+		for _, at := range places {
+			if !yield(at.p, cmds[at.p].Val()[at.i]) {
 				return
 			}
 		}
 	}
 }
 
-// readState reads what lib.lua's record wrote.
-func readState(u *presence.User, state string) {
+// readState reads what lib.lua's record wrote that is of presence, and returns the rest.
+func readState(u *presence.User, p presence.Partition, state string) (rest string) {
 	next := func() (field string) {
 		field, state, _ = strings.Cut(state, " ")
 		return field
@@ -252,24 +299,68 @@ func readState(u *presence.User, state string) {
 		state = ""
 		return n
 	}
-	u.SID = next()
+	u.SID = keys.UserSID(p, next())
 	u.Online, u.Notifiable = triOf(next()), triOf(next())
 	u.Epoch, u.NotifiableEpoch, u.Rev = number(), number(), number()
 	u.LastOnline = timeOf(number())
+	return state
 }
 
 // ReadUsers returns the users in the order asked, in one pipelined round; a user
 // that does not exist has no SID.
 func (s *Store) ReadUsers(ctx context.Context, users []presence.Key) ([]presence.User, error) {
-	hashes, err := s.hashes(ctx, "read users", len(users), func(i int) string { return s.keys.User(users[i]) })
+	if len(users) == 0 {
+		return nil, nil
+	}
+	var read func() []presence.User
+	_, err := s.joint.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		read = s.askUsers(ctx, pipe, users)
+		return nil
+	})
 	if err != nil {
-		return nil, err
+		return nil, unavailable("read users", err)
 	}
-	list := make([]presence.User, len(users))
-	for i, f := range hashes {
-		list[i] = userOf(users[i], f)
+	return read(), nil
+}
+
+// askUsers adds to a pipeline what asks for users; once it has run they can be read, in the order asked.
+func (s *Store) askUsers(ctx context.Context, pipe redis.Pipeliner, users []presence.Key) func() []presence.User {
+	type place struct {
+		p       presence.Partition
+		service string
 	}
-	return list, nil
+	of := func(i int) place { return place{s.Partition(users[i]), users[i].Service} }
+	// What :state says comes first: a name that is newer than the revision it comes with is told again, one that
+	// is older would stay.
+	states, roles := map[string]iter.Seq2[presence.Partition, string]{}, map[place]*redis.MapStringStringCmd{}
+	identities := make(map[string][]string, 1)
+	for _, k := range users {
+		identities[k.Service] = append(identities[k.Service], k.Identity)
+	}
+	for service, list := range identities {
+		states[service] = s.askStates(ctx, pipe, service, list)
+	}
+	others := make([]*redis.MapStringStringCmd, len(users))
+	for i, k := range users {
+		others[i] = pipe.HGetAll(ctx, s.keys.User(k))
+		if at := of(i); roles[at] == nil {
+			roles[at] = pipe.HGetAll(ctx, s.keys.UserRoles(at.p, at.service))
+		}
+	}
+	return func() []presence.User {
+		list, told := make([]presence.User, len(users)), map[string][]string{}
+		for service, seq := range states {
+			for _, state := range seq {
+				told[service] = append(told[service], state)
+			}
+		}
+		for i, k := range users {
+			at, state := of(i), told[k.Service][0]
+			told[k.Service] = told[k.Service][1:]
+			list[i] = userOf(k, at.p, state, func(number string) string { return roles[at].Val()[number] }, others[i].Val())
+		}
+		return list
+	}
 }
 
 // hashes reads n hashes in one pipelined round; one that does not exist is empty.
@@ -293,23 +384,64 @@ func (s *Store) hashes(ctx context.Context, op string, n int, key func(i int) st
 
 // ListUsers returns up to limit users of a service in creation order, from a cursor
 // of an earlier page or "" for the first; an unknown cursor is KindInvalid. It asks
-// every partition in one pipelined round and then reads the page in two more.
+// every partition in one pipelined round and then reads the page in another.
 func (s *Store) ListUsers(ctx context.Context, service, cursor string, limit int) (presence.Page[presence.User], error) {
+	c, err := parseCursor(cursor)
+	if err != nil {
+		return presence.Page[presence.User]{}, err
+	}
 	sets := make([]string, s.keys.Partitions)
 	for p := range sets {
 		sets[p] = s.keys.Users(presence.Partition(p), service)
 	}
-	return listed(ctx, s, sets, cursor, limit, func(sids []string) ([]presence.User, error) {
-		var wanted []presence.Key
-		err := s.entries(ctx, "list users", sids, func(p presence.Partition) string { return s.keys.SIDs(p, service) }, func(identity string) {
-			wanted = append(wanted, presence.Key{Service: service, Identity: identity})
-		})
-		if err != nil {
-			return nil, err
+	found, err := s.ranges(ctx, sets, c, limit, func(p int) string { return c.within(presence.Partition(p)) })
+	if err != nil {
+		return presence.Page[presence.User]{}, err
+	}
+	// As elsewhere, with the identity behind.
+	var members []string
+	for p, list := range found {
+		for _, m := range list {
+			if len(m) < createdLen {
+				return presence.Page[presence.User]{}, malformed("list users", m)
+			}
+			sid := keys.UserSID(presence.Partition(p), m)
+			members = append(members, fmt.Sprintf("%016d", createdOf(sid).UnixMicro())+sid)
 		}
-		users, err := s.ReadUsers(ctx, wanted)
-		return slices.DeleteFunc(users, func(u presence.User) bool { return u.SID == "" }), err
-	})
+	}
+	members, near := c.page(members, limit)
+	if len(members) == 0 {
+		return presence.Page[presence.User]{}, nil
+	}
+	wanted := make([]presence.Key, len(members))
+	for i, m := range members {
+		wanted[i] = presence.Key{Service: service, Identity: m[min(len(m), memberLen):]}
+	}
+	users, err := s.ReadUsers(ctx, wanted)
+	if err != nil {
+		return presence.Page[presence.User]{}, err
+	}
+	users = slices.DeleteFunc(users, func(u presence.User) bool { return u.SID == "" })
+	return presence.Page[presence.User]{Items: users, Next: near.Next, Prev: near.Prev}, nil
+}
+
+// within is where the cursor is among the users of a partition, whose members begin with creation time.
+func (c listCursor) within(p presence.Partition) string {
+	if c.member == "" {
+		return ""
+	}
+	us, _ := strconv.ParseInt(c.member[:16], 10, 64)
+	sid := c.member[16:]
+	switch own := keys.SIDPrefix(p); {
+	case sid[:sidPrefix] < own: // users of the same moment come after the cursor's
+		return fmt.Sprintf("%013x", us)
+	case sid[:sidPrefix] > own:
+		return fmt.Sprintf("%013x", us+1)
+	case c.before:
+		return sid[sidPrefix:]
+	default:
+		return sid[sidPrefix:] + "\xff"
+	}
 }
 
 // entries reads the entries that SIDs have in hashes of the partitions that they name,
@@ -361,11 +493,19 @@ func sidsOf(members []string) []string {
 	return sids
 }
 
+// memberLen is the length of a list's members.
+const memberLen = 16 + 34
+
 // A cursor names the member that a page begins after, or ends before. Members are
 // 16 digits of creation time in us and a SID.
 type listCursor struct {
 	before bool
 	member string
+}
+
+// at is where a member is, which may have more behind.
+func at(member string, before bool) listCursor {
+	return listCursor{before: before, member: member[:min(len(member), memberLen)]}
 }
 
 func (c listCursor) String() string {
@@ -386,7 +526,7 @@ func parseCursor(cursor string) (listCursor, error) {
 		return listCursor{}, invalid
 	}
 	b, err := base64.RawURLEncoding.DecodeString(rest)
-	if err != nil || len(b) != 1+16+34 || b[0] != 'a' && b[0] != 'b' {
+	if err != nil || len(b) != 1+memberLen || b[0] != 'a' && b[0] != 'b' {
 		return listCursor{}, invalid
 	}
 	return listCursor{before: b[0] == 'b', member: string(b[1:])}, nil
@@ -395,16 +535,27 @@ func parseCursor(cursor string) (listCursor, error) {
 // list merges sorted sets of members into one page of at most limit, with the
 // cursors of its neighbours.
 func (s *Store) list(ctx context.Context, sets []string, c listCursor, limit int) ([]string, presence.Page[string], error) {
+	found, err := s.ranges(ctx, sets, c, limit, func(int) string { return c.member })
+	if err != nil {
+		return nil, presence.Page[string]{}, err
+	}
+	members, page := c.page(slices.Concat(found...), limit)
+	return members, page, nil
+}
+
+// ranges returns of each set limit members on the far side of the cursor, and one more if there is; at is where
+// the cursor is in a set.
+func (s *Store) ranges(ctx context.Context, sets []string, c listCursor, limit int, at func(set int) string) ([][]string, error) {
 	cmds := make([]*redis.StringSliceCmd, len(sets))
 	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for i, set := range sets {
 			by := &redis.ZRangeBy{Min: "-", Max: "+", Count: int64(limit) + 1}
 			switch {
 			case c.before:
-				by.Max = "(" + c.member
+				by.Max = "(" + at(i)
 				cmds[i] = pipe.ZRevRangeByLex(ctx, set, by)
 			case c.member != "":
-				by.Min = "(" + c.member
+				by.Min = "(" + at(i)
 				fallthrough
 			default:
 				cmds[i] = pipe.ZRangeByLex(ctx, set, by)
@@ -413,14 +564,13 @@ func (s *Store) list(ctx context.Context, sets []string, c listCursor, limit int
 		return nil
 	})
 	if err != nil {
-		return nil, presence.Page[string]{}, unavailable("list", err)
+		return nil, unavailable("list", err)
 	}
-	var members []string
-	for _, cmd := range cmds {
-		members = append(members, cmd.Val()...)
+	found := make([][]string, len(sets))
+	for i, cmd := range cmds {
+		found[i] = cmd.Val()
 	}
-	members, page := c.page(members, limit)
-	return members, page, nil
+	return found, nil
 }
 
 // page cuts a page of at most limit from members, which all lie on the cursor's far
@@ -438,10 +588,10 @@ func (c listCursor) page(members []string, limit int) ([]string, presence.Page[s
 	var page presence.Page[string]
 	if len(members) > 0 {
 		if more || c.before {
-			page.Next = listCursor{member: members[len(members)-1]}.String()
+			page.Next = at(members[len(members)-1], false).String()
 		}
 		if !c.before && c.member != "" || c.before && more {
-			page.Prev = listCursor{before: true, member: members[0]}.String()
+			page.Prev = at(members[0], true).String()
 		}
 	}
 	return members, page

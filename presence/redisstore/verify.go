@@ -266,7 +266,7 @@ func (v *verification) users(ctx context.Context, p presence.Partition, services
 		for _, part := range []struct {
 			flag  string
 			walks []string
-		}{{"s", []string{"sids", "state", "online", "offline"}}, {"b", []string{"bsids", "bindings"}}, {"a", []string{"addr"}}} {
+		}{{"s", []string{"state", "online", "offline"}}, {"b", []string{"bsids", "bindings"}}, {"a", []string{"addr"}}} {
 			for _, what := range part.walks {
 				if !strings.Contains(flags[s.SID], part.flag) {
 					break

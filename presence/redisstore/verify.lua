@@ -7,7 +7,7 @@
 --   session  a node, whose record is gone through
 --   linger, bindexp
 --   users    4 each: service, enabled, epoch, rev
---   sids, state, online, offline, bsids, bindings, addr   4: as for users, of one service
+--   state, online, offline, bsids, bindings, addr   4: as for users, of one service
 -- Reply: {cursor to go on with, empty at the end,
 --         {kind, type, service, identity, rest, detail, ... of each disagreement},
 --         {more, ...}}, where more is
@@ -17,7 +17,7 @@
 --   of addr     3 each: service, what address.lua keeps, type:address
 -- The cursor of users is the number of services that are done, a space, and a member.
 local what, cursor, budget, more = ARGV[8], ARGV[9], tonumber(ARGV[10]), {}
-local checks = {u = check_user, n = check_session, N = check_node, i = check_listed, k = check_sid,
+local checks = {u = check_user, n = check_session, o = check_block, N = check_node, i = check_listed,
   b = check_binding, c = check_binding, x = check_binding, d = check_deleted}
 
 local function subject(kind, svc, id, rest, at)
@@ -48,10 +48,9 @@ local function users()
       local limit = math.ceil(left)
       local members = redis.call('ZRANGEBYLEX', p .. ':users', last == '' and '-' or '(' .. last, '+', 'LIMIT', 0, limit)
       for _, member in ipairs(members) do
-        local id = redis.call('HGET', p .. ':sids', string.sub(member, 17))
-        local sid, created, settled
-        if id then sid, created, settled = check(subject('u', svc, id, '', at + 1)) end
-        if not sid or string.format('%016.0f', created or 0) .. sid ~= member then check(subject('i', svc, id or '', member, at + 1)) end
+        local id = string.sub(member, SHORT + 1)
+        local sid, settled = check(subject('u', svc, id, '', at + 1))
+        if not sid or sid .. id ~= member then check(subject('i', svc, id, member, at + 1)) end
         for i = 1, #(settled or {}), 2 do
           more[#more + 1], more[#more + 2], more[#more + 3] = svc, settled[i], settled[i + 1]
         end
@@ -63,8 +62,7 @@ local function users()
       end
       -- All users that are listed agree with all else; what else there is must then be as many.
       local n, flags = redis.call('ZCARD', p .. ':users'), ''
-      if redis.call('HLEN', p .. ':sids') ~= n or redis.call('HLEN', p .. ':state') ~= n
-        or redis.call('ZCARD', p .. ':online') + redis.call('ZCARD', p .. ':offline') ~= n then flags = 's' end
+      if redis.call('HLEN', p .. ':state') ~= n or redis.call('ZCARD', p .. ':online') + redis.call('ZCARD', p .. ':offline') ~= n then flags = 's' end
       if redis.call('EXISTS', p .. ':bsids', p .. ':bindings') > 0 then flags = flags .. 'b' end
       if redis.call('EXISTS', p .. ':addr') > 0 then flags = flags .. 'a' end
       if flags ~= '' then more[#more + 1], more[#more + 2], more[#more + 3] = svc, '', flags end
@@ -74,29 +72,47 @@ local function users()
   cursor = done * 4 < #ARGV - 10 and done .. ' ' or ''
 end
 
+-- One block of a node's record; the cursor is the last that was done.
+local function node_blocks(node)
+  local lists, order = redis.call('HGETALL', base .. ':node:' .. node), {}
+  for i = 1, #lists, 2 do
+    for n in string.gmatch(lists[i + 1], '%d+') do order[#order + 1] = lists[i] .. string.format('%016.0f', tonumber(n)) end
+  end
+  table.sort(order)
+  local next = 1
+  while order[next] and order[next] <= cursor do next = next + 1 end
+  cursor = order[next + 1] and order[next] or ''
+  if not order[next] then return end
+  local service, n = split(order[next])
+  n = str(tonumber(n))
+  check(subject('o', service, '', n .. ' ' .. node))
+  local entries = redis.call('HGETALL', block(service, n))
+  for i = 1, #entries, 2 do
+    if entries[i] ~= '' then check(subject('n', service, entries[i], n .. ' ' .. node)) end
+  end
+end
+
 local svc = ARGV[11]
 if what == 'check' then
   for at = 11, #ARGV, 7 do check(subject(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], at + 4)) end
 elseif what == 'top' then
   more[1] = fittest() == ARGV[11] and '1' or '0'
   for _, node in ipairs(redis.call('ZRANGE', nodes, 0, -1)) do more[#more + 1] = node end
-  for _, node in ipairs(redis.call('HKEYS', ops)) do more[#more + 1] = node end
+  for _, field in ipairs(redis.call('HKEYS', seq)) do
+    local node = string.match(field, '^ops:(.*)$')
+    if node then more[#more + 1] = node end
+  end
 elseif what == 'session' then
-  scan('SSCAN', base .. ':node:' .. ARGV[11], 1, function(member)
-    local session, service, id = split(member)
-    check(subject('n', service, id, session .. ARGV[11]))
-  end)
+  node_blocks(ARGV[11])
 elseif what == 'linger' then
-  scan('ZSCAN', lingers, 2, function(member) check(subject('u', string.sub(member, 1, SERVICE), string.sub(member, SERVICE + 1), '')) end)
+  scan('ZSCAN', lingers, 2, function(member)
+    local service, id = split(member)
+    check(subject('u', service, id, ''))
+  end)
 elseif what == 'bindexp' then
   scan('ZSCAN', base .. ':bindexp', 2, function(member) check(subject('x', string.sub(member, 1, SERVICE), '', string.sub(member, SERVICE + 1))) end)
 elseif what == 'users' then
   users()
-elseif what == 'sids' then
-  scan('HSCAN', base .. ':' .. svc .. ':sids', 2, function(sid, id)
-    check(subject('k', svc, id, sid, 12))
-    check(subject('u', svc, id, '', 12))
-  end)
 elseif what == 'state' then
   scan('HSCAN', base .. ':' .. svc .. ':state', 2, function(id) check(subject('u', svc, id, '', 12)) end)
 elseif what == 'online' or what == 'offline' then

@@ -6,7 +6,7 @@
 -- ARGV[6]  TTL of the online state, ms   ARGV[7]  stall, ms
 local mend, grace, longest, ttl = ARGV[2] == '1', tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6]
 local in_a_lease = str(now + ARGV[4] - silence(tonumber(ARGV[7])))
-local nodes, lingers, ops = base .. ':nodes', base .. ':linger', base .. ':ops'
+local nodes, lingers, seq = base .. ':nodes', base .. ':linger', base .. ':seq'
 
 local found = {}
 local function report(s, kind, detail, fix)
@@ -23,33 +23,47 @@ end
 -- Has a node compare its record here with the sessions it holds, at its next heartbeat:
 -- it ends what it does not hold, and registers anew what the record lacks.
 local function ask(node)
-  if leased(node) then redis.call('HINCRBY', ops, node, 1) end
+  if leased(node) then redis.call('HINCRBY', seq, 'ops:' .. node, 1) end
 end
 
 -- Has a user linger for a lease. How and when it left is not known.
-local function linger_a_lease(svc, id)
-  redis.call('ZADD', lingers, in_a_lease, svc .. id)
-  redis.call('HDEL', ukey(svc, id), 'left')
+local function linger_a_lease(u)
+  redis.call('ZADD', lingers, in_a_lease, u.svc .. u.id)
+  soon()
+  u.left = ''
+  save(u)
+end
+
+-- True if a list that commas join has it.
+local function has(list, one) return string.find(',' .. list .. ',', ',' .. one .. ',', 1, true) ~= nil end
+
+-- The blocks that a node's record has of a service.
+local records = {}
+local function blocks(node, svc)
+  local at = node .. ' ' .. svc
+  records[at] = records[at] or redis.call('HGET', base .. ':node:' .. node, svc) or ''
+  return records[at]
+end
+local function keep_blocks(node, svc, list)
+  records[node .. ' ' .. svc] = list
+  if list == '' then redis.call('HDEL', base .. ':node:' .. node, svc) else redis.call('HSET', base .. ':node:' .. node, svc, list) end
+end
+
+-- Takes a user out of a block.
+local function evict(svc, id, n)
+  redis.call('HDEL', block(svc, n), id)
+  clear(svc, n)
+  records = {}
 end
 
 -- What is left of a user that does not exist.
 local function check_absent(s)
   local svc, id, p, member = s.svc, s.id, base .. ':' .. s.svc, s.svc .. s.id
-  local on, b = onkey(svc, id), bkey(svc, id)
-  local sessions = redis.call('HGETALL', on)
-  if #sessions > 0 then
-    report(s, 'session_without_user', 'online state: ' .. #sessions / 2 .. ' sessions, of node ' .. sessions[2] .. '; user: none', function()
-      for i = 1, #sessions, 2 do
-        redis.call('SREM', base .. ':node:' .. sessions[i + 1], sessions[i] .. member)
-        ask(sessions[i + 1])
-      end
-      redis.call('DEL', on)
-    end)
-  end
-  local state, places = redis.call('HGET', p .. ':state', id), {}
+  local b, places = bkey(svc, id), {}
+  local state = redis.call('HGET', p .. ':state', id)
   local logged = redis.call('ZSCORE', p .. ':online', id) or redis.call('ZSCORE', p .. ':offline', id)
-  if redis.call('EXISTS', ukey(svc, id)) == 1 then places[#places + 1] = 'a hash without SID' end
-  if state then places[#places + 1] = 'state copy' end
+  if state then places[#places + 1] = 'a record that cannot be read' end
+  if redis.call('EXISTS', ukey(svc, id)) == 1 then places[#places + 1] = 'profile' end
   if logged then places[#places + 1] = 'change log' end
   if redis.call('EXISTS', b) == 1 then places[#places + 1] = 'bindings' end
   if redis.call('ZSCORE', lingers, member) then places[#places + 1] = 'linger' end
@@ -62,17 +76,15 @@ local function check_absent(s)
     redis.call('ZREM', lingers, member)
     redis.call('ZREM', base .. ':debounce', member)
     if not (state or logged) then return end
-    local sid = string.match(state or '', '^%S+')
-    if sid and redis.call('HGET', p .. ':sids', sid) == id then redis.call('HDEL', p .. ':sids', sid) end
-    local last = tonumber(string.match(state or '', '^%S* %S* %S* %S* %S* (%d+)')) or 0
-    local rev = math.max(last + 1, now, s.rev + 1)
+    -- What revision the user had is not known; it grew with the clock.
+    local rev = math.max(now, s.rev) + 1000
     if rev > (tonumber(redis.call('HGET', base .. ':seq', 'rev')) or 0) then redis.call('HSET', base .. ':seq', 'rev', str(rev)) end
     forget(svc, id, publish({s = svc, i = id, v = str(rev), d = 1, m = 0}))
   end)
 end
 
 -- Push bindings of a user. Returns its bindings whose address is settled: sid, type:address, ...
-local function check_bindings(s)
+local function check_bindings(s, u)
   local svc, id, p, b, settled = s.svc, s.id, base .. ':' .. s.svc, bkey(s.svc, s.id), {}
   local list = redis.call('HGETALL', b)
   for i = 1, #list, 2 do
@@ -96,6 +108,7 @@ local function check_bindings(s)
           redis.call('HSET', p .. ':bsids', sid, id)
           redis.call('ZADD', p .. ':bindings', 0, x.k .. sid)
           redis.call('ZADD', base .. ':bindexp', x.x, svc .. sid)
+          soon()
           if x.c ~= '' then redis.call('SADD', base .. ':cred:' .. x.c, svc .. sid) end
         end)
       end
@@ -105,141 +118,162 @@ local function check_bindings(s)
       end
     end
   end
-  local bound, flag = redis.call('EXISTS', b) == 1, redis.call('HGET', ukey(svc, id), 'notifiable')
-  if bound ~= (flag == '1') then
-    report(s, 'notifiable', 'bindings: ' .. redis.call('HLEN', b) .. '; user: notifiable is ' .. (flag or 'null'), function()
-      redis.call('HSET', ukey(svc, id), 'notifiable', bound and '1' or '0')
-      if s.enabled and s.epoch > (tonumber(redis.call('HGET', ukey(svc, id), 'nepoch')) or 0) then redis.call('HSET', ukey(svc, id), 'nepoch', str(s.epoch)) end
-      emit(svc, id, 2, s.rev, 'repair')
+  local bound = redis.call('EXISTS', b) == 1
+  if bound ~= (u.notifiable == '1') then
+    report(s, 'notifiable', 'bindings: ' .. redis.call('HLEN', b) .. '; user: notifiable is ' .. (some(u.notifiable) or 'null'), function()
+      u.notifiable = bound and '1' or '0'
+      if s.enabled and s.epoch > (tonumber(u.nepoch) or 0) then u.nepoch = str(s.epoch) end
+      emit(u, 2, s.rev, 'repair')
     end)
   end
   return settled
 end
 
--- A user with all that is said of it in the partition. Returns its SID and time of
--- creation, and what check_bindings does; nil if there is no such user.
+-- A user's sessions, by the blocks that it names. Returns how many there are, and whether any were removed.
+local function check_sessions(s, u)
+  local sessions, removed = 0, false
+  for n in string.gmatch(u.on, '%d+') do
+    local b = block(u.svc, n)
+    local is = redis.call('HMGET', b, '', u.id)
+    local node = is[1] or ''
+    if not is[2] then
+      report(s, 'session_lost', 'user: online in block ' .. n .. '; online state: without it there', function()
+        u.on = without(u.on, n)
+        save(u)
+        for _, any in ipairs(redis.call('ZRANGE', nodes, 0, -1)) do ask(any) end
+      end)
+    elseif not leased(node) then
+      report(s, 'session_without_lease', 'online state: session ' .. is[2] .. ' of node ' .. node .. '; leases: none of ' .. node, function()
+        evict(u.svc, u.id, n)
+        u.on = without(u.on, n)
+        save(u)
+        removed = true
+      end)
+    else
+      sessions = sessions + select(2, string.gsub(is[2], '[^,]+', ''))
+      if not has(blocks(node, u.svc), n) then
+        report(s, 'session_unlisted', 'online state: session ' .. is[2] .. ' of node ' .. node .. '; record of ' .. node .. ': without its block, ' .. n, function()
+          keep_blocks(node, u.svc, with(blocks(node, u.svc), n))
+          ask(node)
+        end)
+      end
+    end
+    if is[2] and redis.call('PTTL', b) == -1 then
+      report(s, 'online_without_ttl', 'online state: block ' .. n .. ' never expires', function() redis.call('PEXPIRE', b, ttl) end)
+    end
+  end
+  return sessions, removed
+end
+
+-- A user with all that is said of it in the partition. Returns its SID as kept there, and what
+-- check_bindings does; nil if there is no such user.
 local function check_user(s)
   local svc, id, p, member = s.svc, s.id, base .. ':' .. s.svc, s.svc .. s.id
-  local u, on = ukey(svc, id), onkey(svc, id)
-  local f = redis.call('HMGET', u, unpack(STATE))
-  local sid = f[1]
-  if not sid then
+  local u = load(svc, id)
+  if not u or #u.sid ~= SHORT or not created(u) then
     check_absent(s)
     return nil
   end
   -- read first: mending sessions writes them
-  local copy, wanted, stale = redis.call('HGET', p .. ':state', id), {}, false
-  for i = 1, #STATE do wanted[i] = f[i] or '' end
-  local logs = {}
+  local logs, stale = {}, false
   for _, log in ipairs({'online', 'offline', 'gone'}) do
     if redis.call('ZSCORE', p .. ':' .. log, id) then logs[#logs + 1] = log end
   end
+  local was = u.online
 
-  local list, ghosts = redis.call('HGETALL', on), false
-  for i = 1, #list, 2 do
-    local session, node = list[i], list[i + 1]
-    local set = base .. ':node:' .. node
-    if not leased(node) then
-      report(s, 'session_without_lease', 'online state: session ' .. session .. ' of node ' .. node .. '; leases: none of ' .. node, function()
-        redis.call('HDEL', on, session)
-        redis.call('SREM', set, session .. member)
-        ghosts = true
-      end)
-    elseif redis.call('SISMEMBER', set, session .. member) == 0 then
-      report(s, 'session_unlisted', 'online state: session ' .. session .. ' of node ' .. node .. '; record of ' .. node .. ': without it', function()
-        redis.call('SADD', set, session .. member)
-        ask(node)
-      end)
-    end
-  end
-  if redis.call('PTTL', on) == -1 then
-    report(s, 'online_without_ttl', 'online state: never expires', function() redis.call('PEXPIRE', on, ttl) end)
-  end
-
-  local live, online, linger = redis.call('EXISTS', on) == 1, f[2] == '1', tonumber(redis.call('ZSCORE', lingers, member) or nil)
+  local sessions, ghosts = check_sessions(s, u)
+  local alive, online, linger = live(u), u.online == '1', tonumber(redis.call('ZSCORE', lingers, member) or nil)
   local function leave(cause)
     redis.call('ZREM', lingers, member)
-    offline(svc, id, s.enabled and s.epoch or 0, s.rev, cause)
+    offline(u, s.enabled and s.epoch or 0, s.rev, cause)
   end
   if linger and not online then
     report(s, 'linger_stray', 'linger: due in ' .. str(linger - now) .. ' ms; user: is offline already', function() redis.call('ZREM', lingers, member) end)
   elseif linger and linger < now - grace then
     report(s, 'linger_overdue', 'linger: due ' .. str(now - linger) .. ' ms ago; user: still online', function()
-      if live then redis.call('ZREM', lingers, member) else leave('linger') end
+      if alive then redis.call('ZREM', lingers, member) else leave('linger') end
     end)
   elseif linger and linger > now + longest + grace then
-    report(s, 'linger_overdue', 'linger: due only in ' .. str(linger - now) .. ' ms', function() linger_a_lease(svc, id) end)
-  elseif not linger and not live and online then
+    report(s, 'linger_overdue', 'linger: due only in ' .. str(linger - now) .. ' ms', function() linger_a_lease(u) end)
+  elseif not linger and not alive and online then
     if ghosts then
       leave('repair')
     else
       report(s, 'stuck_online', 'user: online; online state: no session; linger: none', function()
-        linger_a_lease(svc, id)
+        linger_a_lease(u)
         for _, node in ipairs(redis.call('ZRANGE', nodes, 0, -1)) do ask(node) end
       end)
     end
   end
-  if live and not online then
-    report(s, 'shown_offline', 'online state: ' .. #list / 2 .. ' sessions; user: online is ' .. (f[2] or 'null'), function()
-      redis.call('HSET', u, 'online', '1')
-      if s.enabled and s.epoch > (tonumber(f[4]) or 0) then redis.call('HSET', u, 'epoch', str(s.epoch)) end
-      emit(svc, id, 1, s.rev, 'repair')
+  if alive and not online then
+    report(s, 'shown_offline', 'online state: ' .. sessions .. ' sessions; user: online is ' .. (some(u.online) or 'null'), function()
+      u.online = '1'
+      if s.enabled and s.epoch > (tonumber(u.epoch) or 0) then u.epoch = str(s.epoch) end
+      emit(u, 1, s.rev, 'repair')
     end)
   end
 
-  local epoch, nepoch = tonumber(f[4]) or 0, tonumber(f[5]) or 0
-  if s.epoch >= 0 and (math.max(epoch, nepoch) > s.epoch or s.enabled and live and online and epoch < s.epoch and now - s.rev > grace) then
+  local epoch, nepoch = tonumber(u.epoch) or 0, tonumber(u.nepoch) or 0
+  if s.epoch >= 0 and (math.max(epoch, nepoch) > s.epoch or s.enabled and alive and online and epoch < s.epoch and now - s.rev > grace) then
     report(s, 'epoch', 'user: epochs ' .. epoch .. ' and ' .. nepoch .. '; service: epoch ' .. s.epoch, function()
-      if s.enabled and live then epoch = s.epoch end
-      redis.call('HSET', u, 'epoch', str(math.min(epoch, s.epoch)))
-      if nepoch > s.epoch then redis.call('HSET', u, 'nepoch', str(s.epoch)) end
-      emit(svc, id, 3, s.rev, 'repair')
+      if s.enabled and alive then epoch = s.epoch end
+      u.epoch = str(math.min(epoch, s.epoch))
+      if nepoch > s.epoch then u.nepoch = str(s.epoch) end
+      emit(u, 3, s.rev, 'repair')
     end)
   end
 
-  local settled = check_bindings(s)
+  local settled = check_bindings(s, u)
 
-  local created = tonumber(redis.call('HGET', u, 'created') or nil)
-  local identity = redis.call('HGET', p .. ':sids', sid)
-  if not created or identity ~= id or not redis.call('ZSCORE', p .. ':users', string.format('%016.0f', created) .. sid) then
-    report(s, 'user_index', 'user: ' .. sid .. '; SIDs: ' .. (identity or 'none') .. '; list of users: ' .. (identity == id and 'without it' or 'not looked up'), function()
-      if not created then
-        created = us
-        redis.call('HSET', u, 'created', str(created))
-      end
-      redis.call('HSET', p .. ':sids', sid, id)
-      redis.call('ZADD', p .. ':users', 0, string.format('%016.0f', created) .. sid)
-    end)
+  if not redis.call('ZSCORE', p .. ':users', u.sid .. id) then
+    report(s, 'user_index', 'user: ' .. whole(u.sid) .. '; list of users: without it', function() redis.call('ZADD', p .. ':users', 0, u.sid .. id) end)
   end
 
-  if copy ~= table.concat(wanted, ' ') then
-    report(s, 'state_copy', 'user: ' .. table.concat(wanted, ' ') .. '; state copy: ' .. (copy or 'none'), function()
-      emit(svc, id, 3, s.rev, 'repair') -- which of the two subscribers were told is not known
-    end)
-  end
-  if table.concat(logs, ', ') ~= (online and 'online' or 'offline') then
-    report(s, 'change_log', 'user: ' .. (online and 'online' or 'offline') .. '; change log: ' .. (#logs > 0 and table.concat(logs, ', ') or 'none'), function()
+  if table.concat(logs, ', ') ~= (was == '1' and 'online' or 'offline') then
+    report(s, 'change_log', 'user: ' .. (was == '1' and 'online' or 'offline') .. '; change log: ' .. (#logs > 0 and table.concat(logs, ', ') or 'none'), function()
       for _, log in ipairs(logs) do redis.call('ZREM', p .. ':' .. log, id) end
       stale = true
     end)
   end
-  if stale then record(svc, id) end
-  return sid, created, settled
+  if stale then emit(u, 1, s.rev, 'repair') end -- what subscribers were told is not known
+  return u.sid, settled
 end
 
--- A session in a node's record. rest: session..node
+-- A user's sessions in a block of a node's record. rest: block, a space, node
 local function check_session(s)
-  local session, node = string.sub(s.rest, 1, SESSION), string.sub(s.rest, SESSION + 1)
-  local set, member = base .. ':node:' .. node, session .. s.svc .. s.id
-  if redis.call('SISMEMBER', set, member) == 0 then return end
-  local holder = redis.call('HGET', onkey(s.svc, s.id), session)
-  if holder ~= node then
-    report(s, 'session_not_online', 'record of ' .. node .. ': session ' .. session .. '; online state: ' .. (holder and 'it is of node ' .. holder or 'without it'), function()
-      redis.call('SREM', set, member)
+  local n, node = string.match(s.rest, '^(%d+) (.*)$')
+  local held, u = redis.call('HGET', block(s.svc, n), s.id), load(s.svc, s.id)
+  if not held or not has(blocks(node, s.svc), n) then return end
+  if not u then
+    report(s, 'session_without_user', 'record of ' .. node .. ': session ' .. held .. '; user: none', function()
+      evict(s.svc, s.id, n)
       ask(node)
     end)
-  elseif not redis.call('HGET', ukey(s.svc, s.id), 'sid') then
     check_absent({type = 'u', svc = s.svc, id = s.id, rest = '', enabled = s.enabled, epoch = s.epoch, rev = s.rev})
+  elseif not has(u.on, n) then
+    report(s, 'session_not_online', 'record of ' .. node .. ': session ' .. held .. ' in block ' .. n .. '; user: online in ' .. (some(u.on) or 'none'), function()
+      evict(s.svc, s.id, n)
+      ask(node)
+    end)
+  end
+end
+
+-- A block in a node's record. rest: block, a space, node
+local function check_block(s)
+  local n, node = string.match(s.rest, '^(%d+) (.*)$')
+  if not has(blocks(node, s.svc), n) then return end
+  local owner = redis.call('HGET', block(s.svc, n), '')
+  if owner == node then return end
+  local function drop() keep_blocks(node, s.svc, without(blocks(node, s.svc), n)) ask(node) end
+  if owner then
+    report(s, 'session_unlisted', 'record of ' .. node .. ': block ' .. n .. '; online state: that is of node ' .. owner, drop)
+  else
+    report(s, 'session_lost', 'record of ' .. node .. ': block ' .. n .. '; online state: without it', function()
+      redis.call('HSET', base .. ':lapsed', s.svc, '-inf')
+      soon()
+      redis.call('DEL', block(s.svc, n))
+      drop()
+    end)
   end
 end
 
@@ -247,24 +281,23 @@ end
 local function check_node(s)
   local node = s.rest
   local set, ended = base .. ':node:' .. node, base .. ':end:' .. node
-  local has, counted = redis.call('SCARD', set), redis.call('HGET', ops, node)
+  local some_left, counted = redis.call('EXISTS', set) == 1, redis.call('HGET', seq, 'ops:' .. node)
   -- that a node which is gone was to end sessions is to be forgotten, but not at once
   local kept = not leased(node) and redis.call('PTTL', ended) == -1
   -- in chunks, as in beat.lua
   local function bury()
-    for _, member in ipairs(redis.call('SPOP', set, 100)) do
-      local session, svc, id = split(member)
-      redis.call('HDEL', onkey(svc, id), session)
-      if orphan(svc, id) and not redis.call('ZSCORE', lingers, svc .. id) then offline(svc, id, 0, 0, 'lease') end
-    end
-    if redis.call('EXISTS', set) == 1 then return end
+    local _, all = vacate(node, 100, function(u)
+      if orphan(u) and not redis.call('ZSCORE', lingers, u.svc .. u.id) then offline(u, 0, 0, 'lease') end
+    end)
+    records = {}
+    if not all then return end
     redis.call('ZREM', nodes, node)
-    redis.call('HDEL', ops, node)
+    redis.call('HDEL', seq, 'ops:' .. node)
     redis.call('EXPIRE', ended, KEEP)
   end
-  local left = has .. ' sessions, ' .. (counted or 'no') .. ' operations' .. (kept and ', sessions to end, for ever' or '')
+  local left = (some_left and 'sessions' or 'no session') .. ', ' .. (counted or 'no') .. ' operations' .. (kept and ', sessions to end, for ever' or '')
   if not leased(node) then
-    if has > 0 or counted or kept then report(s, 'node_without_lease', 'leases: none of ' .. node .. '; its records: ' .. left, bury) end
+    if some_left or counted or kept then report(s, 'node_without_lease', 'leases: none of ' .. node .. '; its records: ' .. left, bury) end
   elseif leased(node) > now + longest + grace then
     report(s, 'lease_overdue', 'lease of ' .. node .. ': lapses only in ' .. str(leased(node) - now) .. ' ms; its records: ' .. left,
       function() redis.call('ZADD', nodes, in_a_lease, node) end)
@@ -277,25 +310,13 @@ end
 
 -- An entry of the list of users. rest: the member
 local function check_listed(s)
-  local p, sid = base .. ':' .. s.svc, string.sub(s.rest, 17)
-  if not redis.call('ZSCORE', p .. ':users', s.rest) then return end
-  local id = redis.call('HGET', p .. ':sids', sid)
-  local f = id and redis.call('HMGET', ukey(s.svc, id), 'sid', 'created') or {}
-  if f[1] ~= sid or string.format('%016.0f', tonumber(f[2]) or 0) .. sid ~= s.rest then
-    s.id = id or ''
-    report(s, 'user_index', 'list of users: ' .. s.rest .. '; SIDs: ' .. (id or 'none') .. '; user: ' .. (f[1] or 'none'), function()
-      redis.call('ZREM', p .. ':users', s.rest)
-      if id and f[1] ~= sid then redis.call('HDEL', p .. ':sids', sid) end
-    end)
-  end
-end
-
--- An entry of the hash from SIDs to identities. rest: the SID
-local function check_sid(s)
   local p = base .. ':' .. s.svc
-  local is = redis.call('HGET', ukey(s.svc, s.id), 'sid')
-  if redis.call('HGET', p .. ':sids', s.rest) == s.id and is ~= s.rest then
-    report(s, 'user_index', 'SIDs: ' .. s.rest .. '; user: ' .. (is or 'none'), function() redis.call('HDEL', p .. ':sids', s.rest) end)
+  if not redis.call('ZSCORE', p .. ':users', s.rest) then return end
+  local id = string.sub(s.rest, SHORT + 1)
+  local u = load(s.svc, id)
+  if not u or u.sid .. id ~= s.rest then
+    s.id = id
+    report(s, 'user_index', 'list of users: ' .. s.rest .. '; user: ' .. (u and whole(u.sid) or 'none'), function() redis.call('ZREM', p .. ':users', s.rest) end)
   end
 end
 
@@ -320,7 +341,7 @@ local function check_binding(s)
 end
 
 -- What a deleted service left.
-local KINDS = {':users', ':sids', ':state', ':online', ':offline', ':bsids', ':bindings', ':addr', ':due'}
+local KINDS = {':users', ':state', ':roles', ':online', ':offline', ':bsids', ':bindings', ':addr', ':due'}
 local function keys_of(svc)
   local keys = {}
   for i, kind in ipairs(KINDS) do keys[i] = base .. ':' .. svc .. kind end

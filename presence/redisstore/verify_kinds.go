@@ -19,14 +19,19 @@ var kinds = map[string]kind{
 		"removes the session; if the user has no other it goes offline, and that is published",
 	},
 	"session_unlisted": {
-		"a live session is not in its node's record",
-		"the node's record lost the session, so that it would not be reaped with its node: a failover lost the last writes, or data was changed by hand",
-		"puts it into the node's record and asks the node, which ends it if it does not hold it",
+		"a block of live sessions is not in its node's record, or in another node's",
+		"the node's record lost the block, so that its sessions would not be reaped with the node: a failover lost the last writes, or data was changed by hand",
+		"puts the block into its node's record and asks the node, which ends what it does not hold",
 	},
 	"session_not_online": {
-		"a session in a node's record is not in its user's online state",
-		"the online state lost the session, as when it expired while Redis was away, or data was changed by hand",
-		"takes it out of the node's record and asks the node, which registers it anew if it holds it",
+		"a session in a node's record is not known of its user",
+		"the user's record lost the session: a failover lost the last writes, or data was changed by hand",
+		"removes the session and asks the node, which registers it anew if it holds it",
+	},
+	"session_lost": {
+		"the online state lacks sessions that a user's or a node's record names",
+		"the online state lost them, as when it expired while Redis was away, or data was changed by hand",
+		"takes them out of the record and asks the nodes, which register those that they hold anew",
 	},
 	"session_without_user": {
 		"sessions are live of a user that does not exist",
@@ -74,19 +79,14 @@ var kinds = map[string]kind{
 		"the user, if it has no session, goes offline, and that is published; a linger that is due too late is due in a lease",
 	},
 	"user_index": {
-		"a user is missing, or wrong, in the list of users or among the SIDs",
-		"lists and look-up by SID disagree with the user's record: data was restored or changed by hand",
+		"a user is missing, or wrong, in the list of users",
+		"the list, in which users are looked up by SID too, disagrees with the user's record: data was restored or changed by hand",
 		"writes the index anew from the user's record",
-	},
-	"state_copy": {
-		"the copy for bulk reads differs from the user's record",
-		"what bulk reads are told of the user is not what its record says: data was restored or changed by hand",
-		"writes the copy anew from the user's record, and publishes that",
 	},
 	"change_log": {
 		"a user is in the wrong list of the change log",
 		"the user is not in the list of those online, or offline, that its record says: data was restored or changed by hand",
-		"puts the user into the right list, as a change that readers of the change log see",
+		"puts the user into the right list, and publishes its state",
 	},
 	"entry_without_user": {
 		"something is left of a user that does not exist",

@@ -135,21 +135,40 @@ func (w *records) of(identity, rest string) string {
 	return w.at(identity, ":"+w.service.SID+rest)
 }
 
-func (w *records) sid(identity string) string {
-	sid, err := w.c.HGet(w.ctx, w.s.Keys().User(w.key(identity)), "sid").Result()
+// What :state says of a user, by position.
+const (
+	fieldOnline, fieldNotifiable, fieldEpoch = 1, 2, 3
+	fieldOn                                  = 10
+)
+
+func (w *records) fields(identity string) []string {
+	text, err := w.c.HGet(w.ctx, w.of(identity, ":state"), identity).Result()
 	w.must(err)
-	return sid
+	return strings.Split(text, " ")
+}
+
+func (w *records) set(identity string, field int, value string) error {
+	f := w.fields(identity)
+	f[field] = value
+	return w.c.HSet(w.ctx, w.of(identity, ":state"), identity, strings.Join(f, " ")).Err()
+}
+
+// block is the key of the block that has a session of a user, and its number.
+func (w *records) block(identity string, id int) (key, n string) {
+	for n := range strings.SplitSeq(w.fields(identity)[fieldOn], ",") {
+		key := w.of(identity, ":on:"+n)
+		if strings.Contains(w.c.HGet(w.ctx, key, identity).Val(), string(session(id))) {
+			return key, n
+		}
+	}
+	w.t.Fatalf("session %d of %s is in no block", id, identity)
+	return "", ""
 }
 
 func (w *records) binding(identity string) string {
 	sids, err := w.c.HKeys(w.ctx, w.s.Keys().BindingsOf(w.key(identity))).Result()
 	w.must(err)
 	return sids[0]
-}
-
-// member is how a session stands in a node's record.
-func (w *records) member(identity string, id int) string {
-	return string(session(id)) + w.service.SID + identity
 }
 
 func (w *records) later(d time.Duration) float64 { return float64(time.Now().Add(d).UnixMilli()) }
@@ -166,33 +185,46 @@ type damage struct {
 var damages = []damage{
 	{"an online state names a node without a lease", "session_without_lease", "eve", func(w *records) error {
 		w.open("ghost", "eve", 9)
-		w.c.HDel(w.ctx, w.at("eve", ":ops"), "ghost")
+		w.c.HDel(w.ctx, w.at("eve", ":seq"), "ops:ghost")
 		w.c.Del(w.ctx, w.at("eve", ":node:ghost"))
 		return w.c.ZRem(w.ctx, w.at("eve", ":nodes"), "ghost").Err()
 	}, map[string]presence.Tri{"eve": presence.False}},
 	{"one of several sessions is of a node without a lease", "session_without_lease", "ada", func(w *records) error {
-		return w.c.HSet(w.ctx, w.of("ada", ":on:ada"), string(session(9)), "ghost").Err()
+		key := w.of("ada", ":on:99")
+		w.must(w.set("ada", fieldOn, w.fields("ada")[fieldOn]+",99"), w.c.HSet(w.ctx, key, "", "ghost", "ada", string(session(9))).Err())
+		return w.c.Expire(w.ctx, key, time.Hour).Err()
 	}, nil},
-	{"a node's record lacks a session", "session_unlisted", "ada", func(w *records) error {
-		return w.c.SRem(w.ctx, w.at("ada", ":node:n1"), w.member("ada", 1)).Err()
+	{"a node's record lacks a block", "session_unlisted", "ada", func(w *records) error {
+		_, n := w.block("ada", 1)
+		key := w.at("ada", ":node:n1")
+		rest := slices.DeleteFunc(strings.Split(w.c.HGet(w.ctx, key, w.service.SID).Val(), ","), func(v string) bool { return v == n })
+		return w.c.HSet(w.ctx, key, w.service.SID, strings.Join(rest, ",")).Err()
 	}, nil},
-	{"the online state lacks a session", "session_not_online", "ada", func(w *records) error {
-		return w.c.HDel(w.ctx, w.of("ada", ":on:ada"), string(session(1))).Err()
+	{"the online state lacks a session", "session_lost", "ada", func(w *records) error {
+		key, _ := w.block("ada", 1)
+		return w.c.HDel(w.ctx, key, "ada").Err()
 	}, nil},
-	{"a session is recorded for another node", "session_not_online session_unlisted", "ada", func(w *records) error {
-		return w.c.HSet(w.ctx, w.of("ada", ":on:ada"), string(session(1)), "n2").Err()
+	{"a user's record lacks a session", "session_not_online", "ada", func(w *records) error {
+		_, n := w.block("ada", 2)
+		return w.set("ada", fieldOn, n)
 	}, nil},
-	{"an online state is lost", "session_not_online stuck_online", "dee", func(w *records) error {
-		return w.c.Del(w.ctx, w.of("dee", ":on:dee")).Err()
+	{"a block is of another node", "session_unlisted", "ada", func(w *records) error {
+		key, _ := w.block("ada", 1)
+		return w.c.HSet(w.ctx, key, "", "n2").Err()
+	}, nil},
+	{"an online state is lost", "session_lost stuck_online", "dee", func(w *records) error {
+		key, _ := w.block("dee", 5)
+		return w.c.Del(w.ctx, key).Err()
 	}, nil},
 	{"a connected user's record is lost", "entry_without_user session_without_user user_index", "ada", func(w *records) error {
-		return w.c.Del(w.ctx, w.s.Keys().User(w.key("ada"))).Err()
+		return w.c.HDel(w.ctx, w.of("ada", ":state"), "ada").Err()
 	}, nil},
 	{"an online state never expires", "online_without_ttl", "dee", func(w *records) error {
-		return w.c.Persist(w.ctx, w.of("dee", ":on:dee")).Err()
+		key, _ := w.block("dee", 5)
+		return w.c.Persist(w.ctx, key).Err()
 	}, nil},
 	{"a node without lease left operations", "node_without_lease", "", func(w *records) error {
-		return w.c.HSet(w.ctx, w.s.Keys().Base(0)+":ops", "n9", 3).Err()
+		return w.c.HSet(w.ctx, w.s.Keys().Base(0)+":seq", "ops:n9", 3).Err()
 	}, nil},
 	{"what a node was to end is kept for ever", "node_without_lease", "", func(w *records) error {
 		w.must(w.s.Leave(w.ctx, []presence.Partition{0, 1}, "n3", 0))
@@ -209,14 +241,14 @@ var damages = []damage{
 	{"a lease lasts a year", "lease_overdue", "", func(w *records) error {
 		return w.c.ZAdd(w.ctx, w.at("dee", ":nodes"), redis.Z{Score: w.later(365 * 24 * time.Hour), Member: "n2"}).Err()
 	}, nil},
-	{"a user is online for no reason", "change_log state_copy stuck_online", "cy", func(w *records) error {
-		return w.c.HSet(w.ctx, w.s.Keys().User(w.key("cy")), "online", "1").Err()
+	{"a user is online for no reason", "change_log stuck_online", "cy", func(w *records) error {
+		return w.set("cy", fieldOnline, "1")
 	}, nil},
-	{"a connected user's record says offline", "change_log shown_offline state_copy", "ada", func(w *records) error {
-		return w.c.HSet(w.ctx, w.s.Keys().User(w.key("ada")), "online", "0").Err()
+	{"a connected user's record says offline", "change_log shown_offline", "ada", func(w *records) error {
+		return w.set("ada", fieldOnline, "0")
 	}, nil},
-	{"the service lost a flip of its switch", "epoch state_copy", "dee", func(w *records) error {
-		return w.c.HSet(w.ctx, w.s.Keys().User(w.key("dee")), "epoch", "7").Err()
+	{"the service lost a flip of its switch", "epoch", "dee", func(w *records) error {
+		return w.set("dee", fieldEpoch, "7")
 	}, nil},
 	{"an offline user lingers", "linger_stray", "cy", func(w *records) error {
 		return w.c.ZAdd(w.ctx, w.at("cy", ":linger"), redis.Z{Score: w.later(time.Second), Member: w.service.SID + "cy"}).Err()
@@ -236,36 +268,32 @@ var damages = []damage{
 	{"a user stands not in the list", "user_index", "cy", func(w *records) error {
 		return w.c.Del(w.ctx, w.of("cy", ":users")).Err()
 	}, nil},
-	{"a SID is lost", "user_index", "cy", func(w *records) error {
-		return w.c.HDel(w.ctx, w.of("cy", ":sids"), w.sid("cy")).Err()
-	}, nil},
 	{"a SID too many", "user_index", "cy", func(w *records) error {
-		return w.c.HSet(w.ctx, w.of("cy", ":sids"), "US00000123456789abcdef0123456789ab", "cy").Err()
+		return w.c.ZAdd(w.ctx, w.of("cy", ":users"), redis.Z{Member: "0123456789abcdef0123456789abcy"}).Err()
 	}, nil},
-	{"a copy is old", "state_copy", "cy", func(w *records) error {
-		return w.c.HSet(w.ctx, w.of("cy", ":state"), "cy", w.sid("cy")+" 1  1  5 ").Err()
+	{"a record cannot be read", "entry_without_user user_index", "cy", func(w *records) error {
+		return w.c.HSet(w.ctx, w.of("cy", ":state"), "cy", "1  1  5 ").Err()
 	}, nil},
-	{"a copy is lost", "state_copy", "cy", func(w *records) error { return w.c.HDel(w.ctx, w.of("cy", ":state"), "cy").Err() }, nil},
 	{"a user is in both lists", "change_log", "cy", func(w *records) error {
 		return w.c.ZAdd(w.ctx, w.of("cy", ":online"), redis.Z{Score: 5, Member: "cy"}).Err()
 	}, nil},
 	{"a user counts as deleted", "change_log", "cy", func(w *records) error {
 		return w.c.ZAdd(w.ctx, w.of("cy", ":gone"), redis.Z{Score: 5, Member: "cy"}).Err()
 	}, nil},
-	{"a copy of nobody", "entry_without_user", "nobody", func(w *records) error {
-		return w.c.HSet(w.ctx, w.of("nobody", ":state"), "nobody", "US00000123456789abcdef0123456789ab 1  1  5 ").Err()
+	{"a record of nobody", "entry_without_user", "nobody", func(w *records) error {
+		return w.c.HSet(w.ctx, w.of("nobody", ":state"), "nobody", "0123456789abcdef0123456789ab 1  1  5 ").Err()
 	}, nil},
 	{"a linger of nobody", "entry_without_user", "nobody", func(w *records) error {
 		return w.c.ZAdd(w.ctx, w.at("nobody", ":linger"), redis.Z{Score: w.later(time.Second), Member: w.service.SID + "nobody"}).Err()
 	}, nil},
 	{"a user's record is lost", "entry_without_user user_index", "cy", func(w *records) error {
-		return w.c.Del(w.ctx, w.s.Keys().User(w.key("cy"))).Err()
+		return w.c.HDel(w.ctx, w.of("cy", ":state"), "cy").Err()
 	}, nil},
-	{"a flag is lost", "notifiable state_copy", "dee", func(w *records) error {
-		return w.c.HSet(w.ctx, w.s.Keys().User(w.key("dee")), "notifiable", "0").Err()
+	{"a flag is lost", "notifiable", "dee", func(w *records) error {
+		return w.set("dee", fieldNotifiable, "0")
 	}, nil},
-	{"a flag too many", "notifiable state_copy", "cy", func(w *records) error {
-		return w.c.HSet(w.ctx, w.s.Keys().User(w.key("cy")), "notifiable", "1").Err()
+	{"a flag too many", "notifiable", "cy", func(w *records) error {
+		return w.set("cy", fieldNotifiable, "1")
 	}, nil},
 	{"a binding is not found by SID", "address binding_index", "dee", func(w *records) error {
 		return w.c.HDel(w.ctx, w.of("dee", ":bsids"), w.binding("dee")).Err()
@@ -437,7 +465,7 @@ func TestVerifyUnreadableBinding(t *testing.T) {
 func TestEndWithoutUser(t *testing.T) {
 	eachServer(t, func(t *testing.T, open func(*testing.T) redis.UniversalClient) {
 		w := newRecords(t, open(t))
-		w.must(w.c.Del(w.ctx, w.s.Keys().User(w.key("ada"))).Err())
+		w.must(w.c.HDel(w.ctx, w.of("ada", ":state"), "ada").Err())
 		w.end("n1", "ada", 1, time.Minute)
 		w.must(w.s.Leave(w.ctx, []presence.Partition{w.s.Partition(w.key("ada"))}, "n2", time.Minute))
 		w.open("n1", "ada", 9)
@@ -541,13 +569,13 @@ func TestVerifyInChunks(t *testing.T) {
 			t.Errorf("%d scripts for %d users of 453 services in 2 partitions", scripts, users)
 		}
 		for i := range users {
-			w.must(w.c.HSet(w.ctx, w.s.Keys().User(w.key(fmt.Sprint("user", i))), "online", "1").Err())
+			w.must(w.set(fmt.Sprint("user", i), fieldOnline, "1"))
 		}
 		got := w.verify(redisstore.VerifyOptions{Services: []string{last.SID}})
-		if len(got.Disagreements) != 3*users {
-			t.Errorf("%d disagreements; want 3 for each of %d users", len(got.Disagreements), users)
+		if len(got.Disagreements) != 2*users {
+			t.Errorf("%d disagreements; want 2 for each of %d users", len(got.Disagreements), users)
 		}
-		if diff := cmp.Diff("change_log state_copy stuck_online", kindsOf(got.Disagreements)); diff != "" {
+		if diff := cmp.Diff("change_log stuck_online", kindsOf(got.Disagreements)); diff != "" {
 			t.Error(diff)
 		}
 	})

@@ -86,7 +86,19 @@ func TestVerify(t *testing.T) {
 	c := redis.Client()
 	defer func() { _ = c.Close() }()
 	k := keys.Keys{Prefix: "rc:", Partitions: 3}
-	if err := c.HSet(t.Context(), k.On(presence.Key{Service: sid, Identity: "ghost"}), strings.Repeat("9", presence.SessionIDLen), "a-node-that-died").Err(); err != nil {
+	p := k.Of(presence.Key{Service: sid, Identity: "ghost"})
+	record, err := c.HGet(t.Context(), k.State(p, sid), "ghost").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := k.OnBlock(p, sid, 9999)
+	if err := c.HSet(t.Context(), block, "", "a-node-that-died", "ghost", strings.Repeat("9", presence.SessionIDLen)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Expire(t.Context(), block, time.Hour).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.HSet(t.Context(), k.State(p, sid), "ghost", record+",9999").Err(); err != nil {
 		t.Fatal(err)
 	}
 	if err := ghost.Close(); err != nil {
