@@ -64,7 +64,7 @@ func (o *Options) processes(l limits) (int, error) {
 		return 0, fmt.Errorf("sessions: a process may open %d files here, so %d connections take %d processes; %d are the most: raise the limit (ulimit -n)", l.files, all, n, maxProcesses)
 	}
 	if ends := o.Sessions + o.Actors; o.Nodes > 0 && ends > o.Nodes*per { // a connection takes a file at both ends
-		return 0, fmt.Errorf("sessions: a process may open %d files here, so %d nodes hold %d sessions; %d are asked for: start more nodes, or raise the limit (ulimit -n)", l.files, o.Nodes, o.Nodes*per, ends)
+		return 0, fmt.Errorf("sessions: a process may open %d files here, so there is room for %d sessions at %s; %d are asked for: start more nodes, or raise the limit (ulimit -n)", l.files, o.Nodes*per, many(o.Nodes, "node"), ends)
 	}
 	if o.Bare && o.Sessions > per {
 		return 0, fmt.Errorf("sessions: a process may open %d files here, so the bare loop holds %d connections; %d are asked for: raise the limit (ulimit -n)", l.files, per, o.Sessions)
@@ -116,4 +116,15 @@ func explain(err error) error {
 		return fmt.Errorf("%w: the ports of the local address are used up: give more local addresses (--from), or widen net.ipv4.ip_local_port_range", err)
 	}
 	return nil
+}
+
+// many is a number of things in words.
+func many(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	if strings.HasSuffix(what, "s") {
+		what += "e"
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }

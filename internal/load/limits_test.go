@@ -33,7 +33,7 @@ func TestProcesses(t *testing.T) {
 		"the bare loop's too":           {machine, Options{Settings: Settings{Sessions: 1000, URLs: one}, Bare: true}, 2, ""},
 		"hardly any files":              {limits{200, 28_000}, Options{Settings: Settings{Sessions: 1, URLs: one}}, 0, "may open 200 files here, and needs 200 beside its connections: raise the limit (ulimit -n)"},
 		"too many processes":            {limits{300, 1e6}, Options{Settings: Settings{Sessions: 25_601, URLs: one}}, 0, "may open 300 files here, so 25601 connections take 257 processes; 256 are the most: raise the limit"},
-		"nodes hold fewer":              {machine, Options{Settings: Settings{Sessions: 2001}, Nodes: 2}, 0, "so 2 nodes hold 2000 sessions; 2001 are asked for: start more nodes"},
+		"nodes hold fewer":              {machine, Options{Settings: Settings{Sessions: 2001}, Nodes: 2}, 0, "so there is room for 2000 sessions at 2 nodes; 2001 are asked for: start more nodes"},
 		"the bare loop holds fewer":     {machine, Options{Settings: Settings{Sessions: 1001}, Nodes: 2, Bare: true}, 0, "so the bare loop holds 1000 connections; 1001 are asked for"},
 		"the ports of an address":       {limits{1e5, 28_000}, Options{Settings: Settings{Sessions: 28_000, URLs: one}}, 1, ""},
 		"no more ports":                 {limits{1e5, 28_000}, Options{Settings: Settings{Sessions: 28_000, Actors: 1, URLs: one}}, 0, "has 28000 ports toward a node, so there is room for 28000 connections; 28001 are asked for: give more local addresses (--from)"},

@@ -183,7 +183,7 @@ func (r *run) prepare(ctx context.Context, fail func(error)) (err error) {
 			return fmt.Errorf("the bare loop: %w", err)
 		}
 	}
-	opt.Progress.phase(fmt.Sprintf("%d sessions from %d processes (%d files each at most)", opt.connections(), r.clients, limits.files))
+	opt.Progress.phase(fmt.Sprintf("%s from %s (%d files each at most)", many(opt.connections(), "connection"), many(r.clients, "process"), limits.files))
 	r.crew, err = startCrew(r.clients, func(i int) part {
 		return part{Settings: opt.Settings, Index: i, Of: r.clients, Board: r.file, From: opt.from(i, r.clients, limits)}
 	}, r.totals)

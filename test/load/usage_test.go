@@ -92,7 +92,7 @@ func TestLimits(t *testing.T) {
 		t.Skip(err)
 	}
 	c.Path, c.Args[0] = sh, "sh"
-	const want = "sessions: a process may open 400 files here, so 1 nodes hold 200 sessions; 500 are asked for: start more nodes"
+	const want = "sessions: a process may open 400 files here, so there is room for 200 sessions at 1 node; 500 are asked for: start more nodes"
 	if status := c.ended(t, c.Run()); status != 1 || !strings.Contains(c.stderr.String(), want) {
 		t.Errorf("it ended with %d and said\n%swant 1 and\n%s", status, c.stderr.String(), want)
 	}
