@@ -243,38 +243,40 @@ func (s *Store) askPresence(ctx context.Context, pipe redis.Pipeliner, service s
 // askStates adds to a pipeline what asks for what :state says of users, one command a partition; once it has run the
 // answers can be told, with the users' partitions.
 func (s *Store) askStates(ctx context.Context, pipe redis.Pipeliner, service string, identities []string) iter.Seq2[presence.Partition, string] {
-	type place struct {
-		p presence.Partition
-		i int // which of its answers
+	type part struct {
+		p   presence.Partition
+		n   int // users asked for
+		cmd *redis.StringSliceCmd
 	}
-	places, asked, parts := make([]place, len(identities)), make([]int, s.keys.Partitions), 0
+	type place struct{ part, i int } // a user's answer is the i-th of its part's
+	var parts []part
+	places, index := make([]place, len(identities)), make(map[presence.Partition]int, min(len(identities), s.keys.Partitions))
 	of := s.keys.In(service)
 	for i, identity := range identities {
 		p := of(identity)
-		if asked[p] == 0 {
-			parts++
+		at, ok := index[p]
+		if !ok {
+			at = len(parts)
+			index[p], parts = at, append(parts, part{p: p})
 		}
-		places[i] = place{p, asked[p]}
-		asked[p]++
+		places[i] = place{at, parts[at].n}
+		parts[at].n++
 	}
-	cmds := make([]*redis.StringSliceCmd, s.keys.Partitions)
-	words := make([]any, len(identities)+2*parts) // of all commands
-	for p, n := range asked {
-		if n == 0 {
-			continue
-		}
-		args := words[: n+2 : n+2]
-		words = words[n+2:]
-		args[0], args[1] = "hmget", s.keys.State(presence.Partition(p), service)
-		cmds[p] = redis.NewStringSliceCmd(ctx, args...) // a user that does not exist is ""
-		_ = pipe.Process(ctx, cmds[p])                  // adds it
+	words := make([]any, len(identities)+2*len(parts)) // of all commands
+	for i := range parts {
+		part := &parts[i]
+		args := words[: part.n+2 : part.n+2]
+		words = words[part.n+2:]
+		args[0], args[1] = "hmget", s.keys.State(part.p, service)
+		part.cmd = redis.NewStringSliceCmd(ctx, args...) // a user that does not exist is ""
+		_ = pipe.Process(ctx, part.cmd)                  // adds it
 	}
 	for i, at := range places {
-		cmds[at.p].Args()[2+at.i] = &identities[i] // a pointer needs no copy to be an any
+		parts[at.part].cmd.Args()[2+at.i] = &identities[i] // a pointer needs no copy to be an any
 	}
 	return func(yield func(presence.Partition, string) bool) {
 		for _, at := range places {
-			if !yield(at.p, cmds[at.p].Val()[at.i]) {
+			if part := &parts[at.part]; !yield(part.p, part.cmd.Val()[at.i]) {
 				return
 			}
 		}
