@@ -17,7 +17,7 @@ func (c *sock) readRaw() (n int, err error) {
 	failed := c.raw.Read(func(fd uintptr) bool {
 		c.in = buffers.Get().(*[sharedSize]byte)[:]
 		for {
-			n, err = syscall.Read(int(fd), c.in) //nolint:gosec // G115: a file descriptor
+			n, err = syscall.Read(int(fd), c.in)
 			if !errors.Is(err, syscall.EINTR) {
 				break
 			}

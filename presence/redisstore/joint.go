@@ -85,7 +85,7 @@ func (j *joint) exec(ctx context.Context, deadline time.Time, pipe redis.Pipelin
 		g = &gathered{cmds: pipe.Cmds(), deadline: deadline, done: make(chan struct{})}
 		j.next = g
 		j.mu.Unlock()
-		time.Sleep(pause)
+		<-time.After(pause) // a millisecond at most
 		j.mu.Lock()
 		if j.next == g {
 			j.next = nil
