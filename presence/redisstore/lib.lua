@@ -470,6 +470,15 @@ local function lingering(u, linger, silent, how, ago)
   u.left = how .. ':' .. str(linger + ago)
 end
 
+-- Whether blocks lapsed that had sessions of a user who has no live one left. Blocks of several nodes lapse at different
+-- times, while Redis is away, and a node that holds such a session is about to register it anew: the user is to linger
+-- for a lease. This is told once; it is for the caller to save the user.
+local function vanished(u)
+  local some = u.on ~= ''
+  u.on = ''
+  return some
+end
+
 -- True if the user lingers for a session that ended after one which ended some ms ago: what is told late, because
 -- Redis was away, does not cut short what began since.
 local function newer(u, silent, ago)

@@ -304,7 +304,8 @@ func (s *Store) UserSessions(ctx context.Context, k presence.Key) ([]presence.Us
 // operator: if none is left the user is offline at once, and the nodes that hold them
 // are told to close them. It returns how many were ended.
 func (s *Store) EndSessions(ctx context.Context, k presence.Key, service presence.Service, id presence.SessionID) (int, error) {
-	reply, err := s.run(ctx, "end sessions", sessionEndScript, s.Partition(k), k.Service, k.Identity, string(id), flag(service.Enabled), service.Epoch, service.Rev)
+	reply, err := s.run(ctx, "end sessions", sessionEndScript, s.Partition(k), k.Service, k.Identity, string(id), flag(service.Enabled), service.Epoch, service.Rev,
+		ms(s.opt.Lease))
 	if err != nil {
 		return 0, err
 	}

@@ -462,6 +462,65 @@ func TestLapsedOnlineState(t *testing.T) {
 	live("the other never came back", 1)
 }
 
+// The same where the block of one node has lapsed and that of another has not: each was last renewed at its own time.
+func TestPartlyLapsedOnlineState(t *testing.T) {
+	const lingers = "lingers for another session, and that is over"
+	beat := func(w *records, d time.Duration) {
+		w.Advance(d)
+		_, errs := w.s.Beat(w.ctx, []presence.Partition{w.s.Partition(w.key("fay"))}, "n2")
+		w.must(errs...)
+	}
+	for name, leave := range map[string]func(w *records){
+		"signs out": func(w *records) { w.end("n1", "fay", 11, 0) },
+		"is ended by the operator": func(w *records) {
+			_, err := w.s.EndSessions(w.ctx, w.key("fay"), w.service, session(11))
+			w.must(err)
+		},
+		"was at a node that is reaped": func(w *records) {
+			for range 2 {
+				beat(w, presencetest.Lease/2)
+			}
+		},
+		lingers: func(w *records) { beat(w, 31*time.Second) },
+	} {
+		for _, back := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, back=%v", name, back), func(t *testing.T) {
+				_, c := testkit.Mini(t)
+				w := newRecords(t, c)
+				w.open("n1", "fay", 11)
+				w.open("n2", "fay", 12)
+				if name == lingers {
+					w.end("n1", "fay", 11, 30*time.Second)
+				}
+				blocks, err := c.Keys(w.ctx, "rc:*:on:*").Result()
+				w.must(err)
+				for _, b := range blocks {
+					if c.HGet(w.ctx, b, "").Val() == "n2" {
+						w.must(c.Del(w.ctx, b).Err())
+					}
+				}
+				leave(w)
+				w.wantSeen("left")
+				if w.seen["fay"].Online != presence.True {
+					t.Fatal("shown offline, though n2 is about to register its session anew")
+				}
+				want := presence.False
+				if back {
+					w.open("n2", "fay", 12)
+					want = presence.True
+				}
+				for range 3 {
+					beat(w, presencetest.Lease/2)
+				}
+				w.wantSeen("a lease later")
+				if got := w.seen["fay"].Online; got != want {
+					t.Errorf("online = %v; want %v", got, want)
+				}
+			})
+		}
+	}
+}
+
 // Of deleted users the last thousand of a partition are remembered, for eight days.
 func TestDeletedUsersAreForgotten(t *testing.T) {
 	m, c := testkit.Mini(t)
