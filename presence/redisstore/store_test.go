@@ -3,6 +3,7 @@ package redisstore_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -364,6 +365,31 @@ func TestDefaultServiceAfterFlush(t *testing.T) {
 	if v, e := s.Service(t.Context(), got); err != nil || e != nil || v.Account != account {
 		t.Errorf("default service after a flush = %+v, %v, %v; want a new one", v, err, e)
 	}
+}
+
+// Heartbeats go in one script for many partitions; where Redis refuses that, in one each.
+func TestBeatsThatOneScriptCannotDo(t *testing.T) {
+	ps := []presence.Partition{0, 1, 2, 3}
+	t.Run("one partition is damaged", func(t *testing.T) {
+		_, c := testkit.Mini(t)
+		s := redisstore.New(c, redisstore.Options{Partitions: len(ps)})
+		c.Set(t.Context(), s.Keys().Seq(1), "what is no hash", 0)
+		_, errs := s.Beat(t.Context(), ps, "n1")
+		for p, err := range errs {
+			if (err != nil) != (p == 1) {
+				t.Errorf("Beat of partition %d = %v", p, err)
+			}
+		}
+	})
+	t.Run("the server is of a Cluster", func(t *testing.T) { // as some are whose slots are all behind one address
+		s := redisstore.New(connect(t, "redis://"+testkit.StartCluster(t, 1, 0).Servers[0].Addr), redisstore.Options{Partitions: len(ps)})
+		for range 2 { // of which the second finds nothing due
+			_, errs := s.Beat(t.Context(), ps, "n1")
+			if err := errors.Join(errs...); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }
 
 // The online state has a lifetime, and registering anew renews it.
