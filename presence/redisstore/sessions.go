@@ -324,13 +324,18 @@ func (s *Store) EndSessions(ctx context.Context, k presence.Key, service presenc
 
 // CountSessions returns how many live sessions each user has.
 func (s *Store) CountSessions(ctx context.Context, users []presence.Key) ([]int, error) {
-	counts := make([]int, len(users))
+	ps := make([]presence.Partition, len(users))
 	for i, k := range users {
-		list, err := s.UserSessions(ctx, k)
+		ps[i] = s.Partition(k)
+	}
+	counts := make([]int, len(users))
+	replies := s.pipelineEach(ctx, userSessionsScript, ps, func(i int) []any { return []any{s.offset(), users[i].Service, users[i].Identity} })
+	for i, reply := range replies {
+		words, err := reply.Slice()
 		if err != nil {
-			return nil, err
+			return nil, unavailable("count sessions", err)
 		}
-		counts[i] = len(list)
+		counts[i] = len(words) / 2
 	}
 	return counts, nil
 }
