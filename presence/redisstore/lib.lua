@@ -324,8 +324,10 @@ local function allot(u, node)
     local other = all[turn % #all + 1]
     if room(other) then return other end
   end
-  local n = str(redis.call('HINCRBY', base .. ':seq', 'block', 1))
-  redis.call('HSET', block(u.svc, n), '', node)
+  local n
+  repeat -- one that there is already is another node's: the counter was lost
+    n = str(redis.call('HINCRBY', base .. ':seq', 'block', 1))
+  until redis.call('HSETNX', block(u.svc, n), '', node) == 1
   redis.call('HSET', key, u.svc, with(list, n))
   return n
 end

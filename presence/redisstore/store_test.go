@@ -392,6 +392,19 @@ func TestBeatsThatOneScriptCannotDo(t *testing.T) {
 	})
 }
 
+// A partition that lost its counters gives no block of one node to another.
+func TestBlocksAfterTheirCounterWasLost(t *testing.T) {
+	_, c := testkit.Mini(t)
+	w := newRecords(t, c)
+	w.must(c.HDel(w.ctx, w.at("ada", ":seq"), "block").Err())
+	for i := range 10 {
+		w.open("n3", fmt.Sprint("fay", i), 100+i)
+	}
+	if got := w.verify(redisstore.VerifyOptions{}); len(got.Disagreements) > 0 {
+		t.Errorf("%+v; want no disagreement", got.Disagreements)
+	}
+}
+
 // The online state has a lifetime, and registering anew renews it.
 func TestOnlineTTL(t *testing.T) {
 	m, c := testkit.Mini(t)
