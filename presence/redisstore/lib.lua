@@ -300,8 +300,9 @@ local function without(list, one)
 end
 
 -- A hash is packed as long as it has no more than 128 fields and none longer than 64 bytes, by the defaults of Redis. A
--- block takes new users up to BLOCK, and of one user as many sessions as make no more than HELD bytes.
-local BLOCK, HELD = 100, 64
+-- block takes new users up to BLOCK, and of one user as many sessions as make no more than HELD bytes; of a user who is in
+-- more than FEW blocks any number, because every script about it looks into all of them.
+local BLOCK, HELD, FEW = 100, 64, 8
 
 -- A block of a node with room for one more user, who is not in it yet: the last, or one from which others have left
 -- since, or a new one.
@@ -361,8 +362,9 @@ end
 
 -- Adds a session to a user's, or renews it; true if it is new. It is for the caller to save the user.
 local function join(u, session, node, ttl)
-  local at, held
+  local at, held, blocks = nil, nil, 0
   for n in string.gmatch(u.on, '%d+') do
+    blocks = blocks + 1
     local b = block(u.svc, n)
     local is = redis.call('HMGET', b, '', u.id)
     local there = is[2] and string.find(is[2], session, 1, true)
@@ -374,7 +376,7 @@ local function join(u, session, node, ttl)
       if select(2, part(u.svc, u.id, session, n)) then u.on = without(u.on, n) end
     elseif not is[2] then
       u.on = without(u.on, n) -- it lapsed
-    elseif is[1] == node and #is[2] + #session < HELD then
+    elseif is[1] == node and (#is[2] + #session < HELD or blocks > FEW) then
       at, held = n, is[2]
     end
   end

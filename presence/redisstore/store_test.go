@@ -405,6 +405,32 @@ func TestBlocksAfterTheirCounterWasLost(t *testing.T) {
 	}
 }
 
+// A user with a great many sessions is not in as many blocks, each of which every script about it looks into.
+func TestBlocksOfAUser(t *testing.T) {
+	_, c := testkit.Mini(t)
+	w := newRecords(t, c)
+	for i := range 200 {
+		w.open(presence.NodeID(fmt.Sprint("n", i%2+1)), "fay", 100+i)
+	}
+	if n := strings.Count(w.fields("fay")[fieldOn], ",") + 1; n > 15 {
+		t.Errorf("200 sessions of 2 nodes are in %d blocks", n)
+	}
+	if list, err := w.s.UserSessions(w.ctx, w.key("fay")); err != nil || len(list) != 200 {
+		t.Errorf("%d sessions, %v; want 200", len(list), err)
+	}
+	for i := range 200 {
+		w.wantSeen("some signed out")
+		if w.seen["fay"].Online != presence.True {
+			t.Fatalf("offline after %d of 200 sessions ended", i)
+		}
+		w.end(presence.NodeID(fmt.Sprint("n", i%2+1)), "fay", 100+i, 0)
+	}
+	w.wantSeen("all signed out")
+	if got := w.verify(redisstore.VerifyOptions{}); w.seen["fay"].Online != presence.False || len(got.Disagreements) > 0 {
+		t.Errorf("online = %v, %+v; want offline, and no disagreement", w.seen["fay"].Online, got.Disagreements)
+	}
+}
+
 // The online state has a lifetime, and registering anew renews it.
 func TestOnlineTTL(t *testing.T) {
 	m, c := testkit.Mini(t)
