@@ -362,7 +362,7 @@ end
 
 -- Adds a session to a user's, or renews it; true if it is new. It is for the caller to save the user.
 local function join(u, session, node, ttl)
-  local at, held, blocks = nil, nil, 0
+  local renewed, at, held, blocks = false, nil, nil, 0
   for n in string.gmatch(u.on, '%d+') do
     blocks = blocks + 1
     local b = block(u.svc, n)
@@ -370,9 +370,8 @@ local function join(u, session, node, ttl)
     local there = is[2] and string.find(is[2], session, 1, true)
     if there and is[1] == node then
       redis.call('PEXPIRE', b, ttl)
-      return false
-    end
-    if there then -- as if of another node
+      renewed = true
+    elseif there then -- as if of another node
       if select(2, part(u.svc, u.id, session, n)) then u.on = without(u.on, n) end
     elseif not is[2] then
       u.on = without(u.on, n) -- it lapsed
@@ -380,6 +379,7 @@ local function join(u, session, node, ttl)
       at, held = n, is[2]
     end
   end
+  if renewed then return false end
   if not at then
     at = allot(u, node)
     u.on = with(u.on, at)

@@ -586,6 +586,35 @@ func TestPartlyLapsedOnlineState(t *testing.T) {
 	}
 }
 
+// A block that lapsed and whose sessions ended is no disagreement, and is forgotten when the user's others are renewed: its
+// next sign-out is one as any.
+func TestLapsedAndEnded(t *testing.T) {
+	_, c := testkit.Mini(t)
+	w := newRecords(t, c)
+	w.open("n1", "fay", 11)
+	w.open("n2", "fay", 12)
+	blocks, err := c.Keys(w.ctx, "rc:*:on:*").Result()
+	w.must(err)
+	for _, b := range blocks {
+		if c.HGet(w.ctx, b, "").Val() == "n2" {
+			w.must(c.Del(w.ctx, b).Err())
+		}
+	}
+	w.open("n2", "ada", 2) // is held still
+	w.open("n2", "dee", 5)
+	w.end("n2", "fay", 12, 0)
+	w.open("n1", "fay", 11)
+	w.open("n1", "ada", 1)
+	if got := w.verify(redisstore.VerifyOptions{}); len(got.Disagreements) > 0 {
+		t.Errorf("%+v; want no disagreement", got.Disagreements)
+	}
+	w.end("n1", "fay", 11, 0)
+	w.wantSeen("signed out")
+	if w.seen["fay"].Online != presence.False {
+		t.Error("lingers after it signed out")
+	}
+}
+
 // Of deleted users the last thousand of a partition are remembered, for eight days.
 func TestDeletedUsersAreForgotten(t *testing.T) {
 	m, c := testkit.Mini(t)
