@@ -31,7 +31,11 @@ for i = 1, #lapsed, 2 do
   -- so that a node that was only slow learns that it was reaped
   redis.call('HDEL', seq, 'ops:' .. dead)
   local sessions, all = vacate(dead, left, function(u)
-    if orphan(u) and not redis.call('ZSCORE', lingers, u.svc .. u.id) then
+    if not orphan(u) or redis.call('ZSCORE', lingers, u.svc .. u.id) then return end
+    if vanished(u) then
+      lingering(u, lease, 0, 'node_lost', unheard)
+      save(u)
+    else
       offline(u, 0, 0, 'lease')
       by_lease = by_lease + 1
       departed[#departed + 1] = 'node_lost ' .. str(unheard)
@@ -56,6 +60,7 @@ for i = 1, #unknown, 2 do
   for j = 1, #list, 2 do
     local u = load(svc, list[j])
     if u and orphan(u) and not redis.call('ZSCORE', lingers, svc .. u.id) then
+      vanished(u)
       lingering(u, lease, 0, 'node_lost', lease)
       save(u)
     end
@@ -74,9 +79,15 @@ for i = 1, #due, 2 do
   local u = load(split(due[i]))
   if u and orphan(u) then
     local how, away = string.match(u.left, '^(%S+):(%d+)$')
-    offline(u, 0, 0, 'linger')
-    by_linger = by_linger + 1
-    if how then departed[#departed + 1] = how .. ' ' .. str(now - due[i + 1] + away) end
+    away = how and now - due[i + 1] + away
+    if vanished(u) then
+      lingering(u, lease, 0, how or 'node_lost', away or 0)
+      save(u)
+    else
+      offline(u, 0, 0, 'linger')
+      by_linger = by_linger + 1
+      if how then departed[#departed + 1] = how .. ' ' .. str(away) end
+    end
   end
 end
 if redis.call('ZCOUNT', lingers, '-inf', str(now)) > 0 then more = 1 end

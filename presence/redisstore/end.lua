@@ -16,7 +16,7 @@ for i = 5, #ARGV, 9 do
   if u and (removed or last and not redis.call('ZSCORE', base .. ':linger', svc .. id)) then
     -- the online state lapsed while Redis was away: the user's other sessions, if it
     -- has any, are about to be registered anew
-    if not removed then linger = math.max(linger, lease) end
+    if last and vanished(u) or not removed then linger = math.max(linger, lease) end
     changed = true
     if linger > 0 then
       -- also while the user has other sessions: those may be a dead node's, which is yet to be reaped

@@ -300,8 +300,9 @@ local function without(list, one)
 end
 
 -- A hash is packed as long as it has no more than 128 fields and none longer than 64 bytes, by the defaults of Redis. A
--- block takes new users up to BLOCK, and of one user as many sessions as make no more than HELD bytes.
-local BLOCK, HELD = 100, 64
+-- block takes new users up to BLOCK, and of one user as many sessions as make no more than HELD bytes; of a user who is in
+-- more than FEW blocks any number, because every script about it looks into all of them.
+local BLOCK, HELD, FEW = 100, 64, 8
 
 -- A block of a node with room for one more user, who is not in it yet: the last, or one from which others have left
 -- since, or a new one.
@@ -324,8 +325,10 @@ local function allot(u, node)
     local other = all[turn % #all + 1]
     if room(other) then return other end
   end
-  local n = str(redis.call('HINCRBY', base .. ':seq', 'block', 1))
-  redis.call('HSET', block(u.svc, n), '', node)
+  local n
+  repeat -- one that there is already is another node's: the counter was lost
+    n = str(redis.call('HINCRBY', base .. ':seq', 'block', 1))
+  until redis.call('HSETNX', block(u.svc, n), '', node) == 1
   redis.call('HSET', key, u.svc, with(list, n))
   return n
 end
@@ -359,23 +362,24 @@ end
 
 -- Adds a session to a user's, or renews it; true if it is new. It is for the caller to save the user.
 local function join(u, session, node, ttl)
-  local at, held
+  local renewed, at, held, blocks = false, nil, nil, 0
   for n in string.gmatch(u.on, '%d+') do
+    blocks = blocks + 1
     local b = block(u.svc, n)
     local is = redis.call('HMGET', b, '', u.id)
     local there = is[2] and string.find(is[2], session, 1, true)
     if there and is[1] == node then
       redis.call('PEXPIRE', b, ttl)
-      return false
-    end
-    if there then -- as if of another node
+      renewed = true
+    elseif there then -- as if of another node
       if select(2, part(u.svc, u.id, session, n)) then u.on = without(u.on, n) end
     elseif not is[2] then
       u.on = without(u.on, n) -- it lapsed
-    elseif is[1] == node and #is[2] + #session < HELD then
+    elseif is[1] == node and (#is[2] + #session < HELD or blocks > FEW) then
       at, held = n, is[2]
     end
   end
+  if renewed then return false end
   if not at then
     at = allot(u, node)
     u.on = with(u.on, at)
@@ -468,6 +472,15 @@ local function lingering(u, linger, silent, how, ago)
   redis.call('ZADD', base .. ':linger', str(due), u.svc .. u.id)
   soon()
   u.left = how .. ':' .. str(linger + ago)
+end
+
+-- Whether blocks lapsed that had sessions of a user who has no live one left. Blocks of several nodes lapse at different
+-- times, while Redis is away, and a node that holds such a session is about to register it anew: the user is to linger
+-- for a lease. This is told once; it is for the caller to save the user.
+local function vanished(u)
+  local some = u.on ~= ''
+  u.on = ''
+  return some
 end
 
 -- True if the user lingers for a session that ended after one which ended some ms ago: what is told late, because

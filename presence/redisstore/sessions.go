@@ -107,16 +107,22 @@ func registered(op string, reply any, err error, n int) (presence.Registered, er
 func (s *Store) Beat(ctx context.Context, ps []presence.Partition, n presence.NodeID) ([]presence.Beat, []error) {
 	beats, errs := make([]presence.Beat, len(ps)), make([]error, len(ps))
 	args := []any{s.offset(), string(n), ms(s.opt.Lease), reapChunk, ms(s.opt.Stall)}
-	places := make([]int, 0, len(ps)) // in ps, of the others
-	if s.sharded || len(ps) == 1 {
-		for i := range ps {
-			places = append(places, i)
+	places := make([]int, len(ps)) // in ps, of those whose heartbeat is yet to be sent
+	for i := range places {
+		places[i] = i
+	}
+	if !s.sharded && len(ps) > 1 {
+		// What Redis refuses is asked of each partition: that one is damaged is no reason for the others to go without,
+		// and a single server of a Cluster takes no script with keys of several slots.
+		others, err := s.beatMany(ctx, ps, args, beats)
+		if err == nil {
+			places = others
+		} else if presence.KindOf(err) != presence.KindInternal {
+			for i := range errs {
+				errs[i] = err
+			}
+			return beats, errs
 		}
-	} else if err := s.beatMany(ctx, ps, args, beats, &places); err != nil {
-		for i := range errs {
-			errs[i] = err
-		}
-		return beats, errs
 	}
 	if len(places) == 0 {
 		return beats, errs
@@ -140,34 +146,34 @@ func (s *Store) Beat(ctx context.Context, ps []presence.Partition, n presence.No
 	return beats, errs
 }
 
-// beatMany does the heartbeats of partitions in which nothing is due, and adds where the others are in ps.
-func (s *Store) beatMany(ctx context.Context, ps []presence.Partition, args []any, beats []presence.Beat, others *[]int) error {
+// beatMany does the heartbeats of partitions in which nothing is due, and returns where the others are in ps.
+func (s *Store) beatMany(ctx context.Context, ps []presence.Partition, args []any, beats []presence.Beat) (others []int, err error) {
 	bases := make([]string, len(ps))
 	for i, p := range ps {
 		bases[i] = s.keys.Base(p)
 	}
 	reply, err := beatManyScript.Run(ctx, s.client, bases, args...).Slice()
 	if err != nil {
-		return unavailable("beat", err)
+		return nil, unavailable("beat", err)
 	}
 	if len(reply) != 3*len(ps) {
-		return malformed("beat", reply)
+		return nil, malformed("beat", reply)
 	}
 	for i := range ps {
 		run, idle := reply[3*i].(string)
 		if !idle {
-			*others = append(*others, i)
+			others = append(others, i)
 			continue
 		}
 		seq, ok1 := reply[3*i+1].(string)
 		ops, ok2 := reply[3*i+2].(int64)
 		n, err := strconv.ParseUint(seq, 10, 64)
 		if !ok1 || !ok2 || err != nil {
-			return malformed("beat", reply)
+			return nil, malformed("beat", reply)
 		}
 		beats[i] = presence.Beat{Run: run, Seq: n, Ops: ops, Webhooks: -time.Millisecond}
 	}
-	return nil
+	return others, nil
 }
 
 // pipeline runs a script on each partition.
@@ -304,7 +310,8 @@ func (s *Store) UserSessions(ctx context.Context, k presence.Key) ([]presence.Us
 // operator: if none is left the user is offline at once, and the nodes that hold them
 // are told to close them. It returns how many were ended.
 func (s *Store) EndSessions(ctx context.Context, k presence.Key, service presence.Service, id presence.SessionID) (int, error) {
-	reply, err := s.run(ctx, "end sessions", sessionEndScript, s.Partition(k), k.Service, k.Identity, string(id), flag(service.Enabled), service.Epoch, service.Rev)
+	reply, err := s.run(ctx, "end sessions", sessionEndScript, s.Partition(k), k.Service, k.Identity, string(id), flag(service.Enabled), service.Epoch, service.Rev,
+		ms(s.opt.Lease))
 	if err != nil {
 		return 0, err
 	}
@@ -317,13 +324,18 @@ func (s *Store) EndSessions(ctx context.Context, k presence.Key, service presenc
 
 // CountSessions returns how many live sessions each user has.
 func (s *Store) CountSessions(ctx context.Context, users []presence.Key) ([]int, error) {
-	counts := make([]int, len(users))
+	ps := make([]presence.Partition, len(users))
 	for i, k := range users {
-		list, err := s.UserSessions(ctx, k)
+		ps[i] = s.Partition(k)
+	}
+	counts := make([]int, len(users))
+	replies := s.pipelineEach(ctx, userSessionsScript, ps, func(i int) []any { return []any{s.offset(), users[i].Service, users[i].Identity} })
+	for i, reply := range replies {
+		words, err := reply.Slice()
 		if err != nil {
-			return nil, err
+			return nil, unavailable("count sessions", err)
 		}
-		counts[i] = len(list)
+		counts[i] = len(words) / 2
 	}
 	return counts, nil
 }

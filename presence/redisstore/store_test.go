@@ -3,6 +3,7 @@ package redisstore_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -366,6 +367,70 @@ func TestDefaultServiceAfterFlush(t *testing.T) {
 	}
 }
 
+// Heartbeats go in one script for many partitions; where Redis refuses that, in one each.
+func TestBeatsThatOneScriptCannotDo(t *testing.T) {
+	ps := []presence.Partition{0, 1, 2, 3}
+	t.Run("one partition is damaged", func(t *testing.T) {
+		_, c := testkit.Mini(t)
+		s := redisstore.New(c, redisstore.Options{Partitions: len(ps)})
+		c.Set(t.Context(), s.Keys().Seq(1), "what is no hash", 0)
+		_, errs := s.Beat(t.Context(), ps, "n1")
+		for p, err := range errs {
+			if (err != nil) != (p == 1) {
+				t.Errorf("Beat of partition %d = %v", p, err)
+			}
+		}
+	})
+	t.Run("the server is of a Cluster", func(t *testing.T) { // as some are whose slots are all behind one address
+		s := redisstore.New(connect(t, "redis://"+testkit.StartCluster(t, 1, 0).Servers[0].Addr), redisstore.Options{Partitions: len(ps)})
+		for range 2 { // of which the second finds nothing due
+			_, errs := s.Beat(t.Context(), ps, "n1")
+			if err := errors.Join(errs...); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// A partition that lost its counters gives no block of one node to another.
+func TestBlocksAfterTheirCounterWasLost(t *testing.T) {
+	_, c := testkit.Mini(t)
+	w := newRecords(t, c)
+	w.must(c.HDel(w.ctx, w.at("ada", ":seq"), "block").Err())
+	for i := range 10 {
+		w.open("n3", fmt.Sprint("fay", i), 100+i)
+	}
+	if got := w.verify(redisstore.VerifyOptions{}); len(got.Disagreements) > 0 {
+		t.Errorf("%+v; want no disagreement", got.Disagreements)
+	}
+}
+
+// A user with a great many sessions is not in as many blocks, each of which every script about it looks into.
+func TestBlocksOfAUser(t *testing.T) {
+	_, c := testkit.Mini(t)
+	w := newRecords(t, c)
+	for i := range 200 {
+		w.open(presence.NodeID(fmt.Sprint("n", i%2+1)), "fay", 100+i)
+	}
+	if n := strings.Count(w.fields("fay")[fieldOn], ",") + 1; n > 15 {
+		t.Errorf("200 sessions of 2 nodes are in %d blocks", n)
+	}
+	if list, err := w.s.UserSessions(w.ctx, w.key("fay")); err != nil || len(list) != 200 {
+		t.Errorf("%d sessions, %v; want 200", len(list), err)
+	}
+	for i := range 200 {
+		w.wantSeen("some signed out")
+		if w.seen["fay"].Online != presence.True {
+			t.Fatalf("offline after %d of 200 sessions ended", i)
+		}
+		w.end(presence.NodeID(fmt.Sprint("n", i%2+1)), "fay", 100+i, 0)
+	}
+	w.wantSeen("all signed out")
+	if got := w.verify(redisstore.VerifyOptions{}); w.seen["fay"].Online != presence.False || len(got.Disagreements) > 0 {
+		t.Errorf("online = %v, %+v; want offline, and no disagreement", w.seen["fay"].Online, got.Disagreements)
+	}
+}
+
 // The online state has a lifetime, and registering anew renews it.
 func TestOnlineTTL(t *testing.T) {
 	m, c := testkit.Mini(t)
@@ -460,6 +525,94 @@ func TestLapsedOnlineState(t *testing.T) {
 	h.Advance(presencetest.Lease / 2)
 	beat("n2")
 	live("the other never came back", 1)
+}
+
+// The same where the block of one node has lapsed and that of another has not: each was last renewed at its own time.
+func TestPartlyLapsedOnlineState(t *testing.T) {
+	const lingers = "lingers for another session, and that is over"
+	beat := func(w *records, d time.Duration) {
+		w.Advance(d)
+		_, errs := w.s.Beat(w.ctx, []presence.Partition{w.s.Partition(w.key("fay"))}, "n2")
+		w.must(errs...)
+	}
+	for name, leave := range map[string]func(w *records){
+		"signs out": func(w *records) { w.end("n1", "fay", 11, 0) },
+		"is ended by the operator": func(w *records) {
+			_, err := w.s.EndSessions(w.ctx, w.key("fay"), w.service, session(11))
+			w.must(err)
+		},
+		"was at a node that is reaped": func(w *records) {
+			for range 2 {
+				beat(w, presencetest.Lease/2)
+			}
+		},
+		lingers: func(w *records) { beat(w, 31*time.Second) },
+	} {
+		for _, back := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, back=%v", name, back), func(t *testing.T) {
+				_, c := testkit.Mini(t)
+				w := newRecords(t, c)
+				w.open("n1", "fay", 11)
+				w.open("n2", "fay", 12)
+				if name == lingers {
+					w.end("n1", "fay", 11, 30*time.Second)
+				}
+				blocks, err := c.Keys(w.ctx, "rc:*:on:*").Result()
+				w.must(err)
+				for _, b := range blocks {
+					if c.HGet(w.ctx, b, "").Val() == "n2" {
+						w.must(c.Del(w.ctx, b).Err())
+					}
+				}
+				leave(w)
+				w.wantSeen("left")
+				if w.seen["fay"].Online != presence.True {
+					t.Fatal("shown offline, though n2 is about to register its session anew")
+				}
+				want := presence.False
+				if back {
+					w.open("n2", "fay", 12)
+					want = presence.True
+				}
+				for range 3 {
+					beat(w, presencetest.Lease/2)
+				}
+				w.wantSeen("a lease later")
+				if got := w.seen["fay"].Online; got != want {
+					t.Errorf("online = %v; want %v", got, want)
+				}
+			})
+		}
+	}
+}
+
+// A block that lapsed and whose sessions ended is no disagreement, and is forgotten when the user's others are renewed: its
+// next sign-out is one as any.
+func TestLapsedAndEnded(t *testing.T) {
+	_, c := testkit.Mini(t)
+	w := newRecords(t, c)
+	w.open("n1", "fay", 11)
+	w.open("n2", "fay", 12)
+	blocks, err := c.Keys(w.ctx, "rc:*:on:*").Result()
+	w.must(err)
+	for _, b := range blocks {
+		if c.HGet(w.ctx, b, "").Val() == "n2" {
+			w.must(c.Del(w.ctx, b).Err())
+		}
+	}
+	w.open("n2", "ada", 2) // is held still
+	w.open("n2", "dee", 5)
+	w.end("n2", "fay", 12, 0)
+	w.open("n1", "fay", 11)
+	w.open("n1", "ada", 1)
+	if got := w.verify(redisstore.VerifyOptions{}); len(got.Disagreements) > 0 {
+		t.Errorf("%+v; want no disagreement", got.Disagreements)
+	}
+	w.end("n1", "fay", 11, 0)
+	w.wantSeen("signed out")
+	if w.seen["fay"].Online != presence.False {
+		t.Error("lingers after it signed out")
+	}
 }
 
 // Of deleted users the last thousand of a partition are remembered, for eight days.

@@ -72,24 +72,34 @@ local function users()
   cursor = done * 4 < #ARGV - 10 and done .. ' ' or ''
 end
 
--- One block of a node's record; the cursor is the last that was done.
+-- Some blocks of a node's record, which has a field for each service. The cursor is that of the services, a space, and the
+-- last block of these that was done.
 local function node_blocks(node)
-  local lists, order = redis.call('HGETALL', base .. ':node:' .. node), {}
-  for i = 1, #lists, 2 do
-    for n in string.gmatch(lists[i + 1], '%d+') do order[#order + 1] = lists[i] .. string.format('%016.0f', tonumber(n)) end
+  local place, last = string.match(cursor, '^(%d+) (.*)$')
+  place, last = place or '0', last or ''
+  local r, order = redis.call('HSCAN', base .. ':node:' .. node, place, 'COUNT', budget), {}
+  for i = 1, #r[2], 2 do
+    for n in string.gmatch(r[2][i + 1], '%d+') do order[#order + 1] = r[2][i] .. string.format('%016.0f', tonumber(n)) end
   end
   table.sort(order)
-  local next = 1
-  while order[next] and order[next] <= cursor do next = next + 1 end
-  cursor = order[next + 1] and order[next] or ''
-  if not order[next] then return end
-  local service, n = split(order[next])
-  n = str(tonumber(n))
-  check(subject('o', service, '', n .. ' ' .. node))
-  local entries = redis.call('HGETALL', block(service, n))
-  for i = 1, #entries, 2 do
-    if entries[i] ~= '' then check(subject('n', service, entries[i], n .. ' ' .. node)) end
+  local left = budget
+  for _, member in ipairs(order) do
+    if member > last then
+      if left <= 0 then
+        cursor = place .. ' ' .. last
+        return
+      end
+      local service, n = split(member)
+      n, last = str(tonumber(n)), member
+      check(subject('o', service, '', n .. ' ' .. node))
+      local entries = redis.call('HGETALL', block(service, n))
+      for i = 1, #entries, 2 do
+        if entries[i] ~= '' then check(subject('n', service, entries[i], n .. ' ' .. node)) end
+      end
+      left = left - 1 - #entries / 2
+    end
   end
+  cursor = r[1] == '0' and '' or r[1] .. ' '
 end
 
 local svc = ARGV[11]

@@ -263,7 +263,8 @@ local function check_block(s)
   local n, node = string.match(s.rest, '^(%d+) (.*)$')
   if not has(blocks(node, s.svc), n) then return end
   local owner = redis.call('HGET', block(s.svc, n), '')
-  if owner == node then return end
+  -- One that lapsed is taken again, or goes with the node; who was in it is found by the users that name it.
+  if owner == node or redis.call('EXISTS', block(s.svc, n)) == 0 then return end
   local function drop() keep_blocks(node, s.svc, without(blocks(node, s.svc), n)) ask(node) end
   if owner then
     report(s, 'session_unlisted', 'record of ' .. node .. ': block ' .. n .. '; online state: that is of node ' .. owner, drop)

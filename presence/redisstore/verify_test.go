@@ -580,3 +580,45 @@ func TestVerifyInChunks(t *testing.T) {
 		}
 	})
 }
+
+// A node that has few sessions of each of many services is not looked at service by service; and none of them is left out.
+func TestVerifyManyServices(t *testing.T) {
+	eachServer(t, func(t *testing.T, open func(*testing.T) redis.UniversalClient) {
+		w := newRecords(t, open(t))
+		const services = 600
+		for i := range services {
+			v, err := w.s.CreateService(w.ctx, presence.Service{})
+			w.must(err)
+			w.service = v
+			w.open("n1", "ada", 100+i)
+			w.open("n1", "bob", 1000+i)
+		}
+		scripts := 0
+		count := redisstore.VerifyOptions{Pause: func(context.Context, int) error { scripts++; return nil }}
+		if got := w.verify(count); len(got.Disagreements) > 0 {
+			t.Fatalf("%+v; want no disagreement", got)
+		}
+		if scripts > 300 {
+			t.Errorf("%d scripts for 2 users in each of %d services in 2 partitions", scripts, services)
+		}
+		all, err := w.s.ListServices(w.ctx, "", services+3)
+		w.must(err)
+		damaged := 0
+		for _, v := range all.Items {
+			w.service = v
+			if users, err := w.s.ReadUsers(w.ctx, []presence.Key{w.key("bob")}); err == nil && users[0].Online == presence.True && users[0].SID != "" {
+				w.must(w.set("bob", fieldOn, ""))
+				damaged++
+			}
+		}
+		found := 0
+		for _, d := range w.verify(redisstore.VerifyOptions{}).Disagreements {
+			if d.Kind == "session_not_online" {
+				found++
+			}
+		}
+		if damaged < services || found < services {
+			t.Errorf("%d of %d sessions that their users' records lack were found", found, damaged)
+		}
+	})
+}
