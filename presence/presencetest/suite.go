@@ -78,6 +78,9 @@ const (
 	Lease  = 100 * time.Second
 	Stall  = 55 * time.Second
 	Linger = 60 * time.Second
+
+	// reaped is how many sessions, and lingers, one heartbeat settles.
+	reaped = 25
 )
 
 // Run runs the suite.
@@ -410,7 +413,7 @@ func leave(t *testing.T, h *Harness) {
 	w.wantEvents("handed over")
 	w.Advance(Linger / 2)
 	offline := 0
-	for range 450 / 50 {
+	for range 450 / reaped {
 		offline += w.beat("n2", "ada").OfflineByLinger
 	}
 	if offline != 450 {
@@ -582,8 +585,8 @@ func reapInChunks(t *testing.T, h *Harness) {
 		b := w.beat("n2", "ada")
 		was := left
 		left = len(must(w.Store.Sessions(w.ctx, q, "n1"))(t)) + len(must(w.Store.Sessions(w.ctx, q, "n3"))(t))
-		if (left > 0) != (b.Due > 0) || b.Reaped > 50 || b.Reaped != was-left || b.Reaped == 0 {
-			t.Fatalf("beat = %+v with %d left of %d; want at most 50 reaped, and to be told of the rest", b, left, was)
+		if (left > 0) != (b.Due > 0) || b.Reaped > reaped || b.Reaped != was-left || b.Reaped == 0 {
+			t.Fatalf("beat = %+v with %d left of %d; want at most %d reaped, and to be told of the rest", b, left, was, reaped)
 		}
 	}
 	if events := w.Events(); left != 0 || len(events) != 900 {
@@ -598,9 +601,9 @@ func reapInChunks(t *testing.T, h *Harness) {
 	must(w.Store.End(w.ctx, q, "n2", ends))(t)
 	w.Events()
 	w.Advance(Linger / 2)
-	for left := 450; left >= 0; left -= 50 {
-		if b := w.beat("n2", "ada"); b.OfflineByLinger != min(left, 50) || (b.Due > 0) != (left > 50) {
-			t.Errorf("a beat with %d lingers due = %+v; want %d offline", left, b, min(left, 50))
+	for left := 450; left >= 0; left -= reaped {
+		if b := w.beat("n2", "ada"); b.OfflineByLinger != min(left, reaped) || (b.Due > 0) != (left > reaped) {
+			t.Errorf("a beat with %d lingers due = %+v; want %d offline", left, b, min(left, reaped))
 		}
 	}
 }

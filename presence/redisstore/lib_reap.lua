@@ -10,6 +10,7 @@ local function vacate(node, left, each)
   local key, total = base .. ':node:' .. node, 0
   local lists = redis.call('HGETALL', key)
   for i = 1, #lists, 2 do
+    if left <= 0 then break end
     local svc, rest = lists[i], lists[i + 1]
     for n in string.gmatch(rest, '%d+') do
       if left <= 0 then break end
