@@ -190,7 +190,7 @@ func (g *guest) accept(p Protocol, h http.Header) error {
 	sum := sha1.Sum([]byte(h.Get("Sec-WebSocket-Key") + guid)) //nolint:gosec // G401: it proves nothing but that this is a WebSocket
 	b := append((*g.buf)[:0], "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: "...)
 	b = base64.StdEncoding.AppendEncode(b, sum[:])
-	if h.Get("Sec-WebSocket-Protocol") != "" && p.Name() != "" {
+	if len(h["Sec-Websocket-Protocol"]) > 0 && p.Name() != "" { // it is among them: see asksPlainly
 		b = append(append(b, "\r\nSec-WebSocket-Protocol: "...), p.Name()...)
 	}
 	_, err := g.conn.Write(append(b, "\r\n\r\n"...))

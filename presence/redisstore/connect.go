@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ var errReplica = errors.New("the server is a replica: it may be behind, and take
 //   - Only primaries are asked. A connection to a server that says it is a replica is given up
 //     at once, and when a primary turns out to have become one, so are all connections: its
 //     address may lead elsewhere by now, or a sentinel name another.
+//   - Each command of a pipeline has its own answer or error.
 //   - On a Cluster, a server that does not answer has the client ask the others who
 //     has its slots now.
 //
@@ -102,7 +104,7 @@ func (h *primaryHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 // ProcessPipelineHook implements redis.Hook.
 func (h *primaryHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		err := next(ctx, cmds)
+		err := blame(cmds, next(ctx, cmds))
 		for _, cmd := range cmds {
 			if redis.IsReadOnlyError(cmd.Err()) {
 				h.endAll()
@@ -182,7 +184,7 @@ func (h clusterHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.P
 		for i, cmd := range cmds {
 			single[i] = once{cmd}
 		}
-		err := next(ctx, single)
+		err := blame(cmds, next(ctx, single))
 		for _, cmd := range cmds {
 			if failing(cmd.Err()) {
 				h.client.ReloadState(ctx)
@@ -191,6 +193,18 @@ func (h clusterHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.P
 		}
 		return err
 	}
+}
+
+// blame gives the commands of a pipeline the error why none was sent. The client leaves them without,
+// and so with an empty answer, where Redis itself refuses the connection, as when its password was changed.
+func blame(cmds []redis.Cmder, err error) error {
+	if err == nil || slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Err() != nil }) {
+		return err
+	}
+	for _, cmd := range cmds {
+		cmd.SetErr(err)
+	}
+	return err
 }
 
 // failing reports whether the server that was asked may not be the one to ask any more.

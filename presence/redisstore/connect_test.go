@@ -1,6 +1,7 @@
 package redisstore_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -13,6 +14,31 @@ import (
 	"github.com/rollcall-presence/rollcall/presence"
 	"github.com/rollcall-presence/rollcall/presence/redisstore"
 )
+
+// While Redis refuses new connections, as when its password was changed, nobody is said to be unknown.
+func TestConnectionRefused(t *testing.T) {
+	m, _ := testkit.Mini(t)
+	m.RequireAuth("new")
+	s := redisstore.New(connect(t, "redis://:old@"+m.Addr()), redisstore.Options{})
+	ada := presence.Key{Service: "IS1", Identity: "ada"}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // as all callers have one
+	defer cancel()
+	for op, ask := range map[string]func(context.Context) error{
+		"ReadUsers": func(ctx context.Context) error { _, err := s.ReadUsers(ctx, []presence.Key{ada}); return err },
+		"Open": func(ctx context.Context) error {
+			_, _, err := s.Open(ctx, 0, "node", presence.Held{Key: ada, ID: "session"})
+			return err
+		},
+		"User": func(ctx context.Context) error {
+			_, _, err := s.User(ctx, ada.Service, "US00000000000000000000000000000000")
+			return err
+		},
+	} {
+		if err := ask(ctx); !redis.HasErrorPrefix(err, "WRONGPASS") {
+			t.Errorf("%s = %v; want Redis's own words", op, err)
+		}
+	}
+}
 
 // When the primary at an address is demoted, the first write that it refuses ends all connections, those that
 // receive too; and while it is a replica nothing is read from it.

@@ -46,7 +46,7 @@ func (j *joint) Pipelined(ctx context.Context, ask func(redis.Pipeliner) error) 
 		return nil, err
 	}
 	deadline, ok := ctx.Deadline()
-	if !ok || j.alone || pipe.Len() > jointAsk {
+	if !ok || j.alone || pipe.Len() > jointAsk || ctx.Err() != nil { // what nobody waits for is not to be carried out
 		return pipe.Exec(ctx)
 	}
 	own := pipe.Cmds()

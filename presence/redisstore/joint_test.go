@@ -140,6 +140,14 @@ func TestJointDeadline(t *testing.T) {
 			synctest.Wait()
 		}
 		all.Wait()
+		for range 2 { // the second waits for others
+			all.Go(func() { _ = ask(time.Minute) })
+			synctest.Wait()
+		}
+		if err := ask(0); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("who has no time left: %v; want its deadline", err)
+		}
+		all.Wait()
 		if err := ask(time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("who asks alone, and has a millisecond: %v; want its deadline", err)
 		}
