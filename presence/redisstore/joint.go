@@ -39,7 +39,8 @@ type gathered struct {
 
 // Pipelined is that of the client: it returns the commands that ask added, with their answers, and
 // the first error of them. It returns when all who go together have their answers, at the latest when
-// the longest of their deadlines has passed; that ctx is cancelled, the client would not notice either.
+// the longest of their deadlines has passed; that ctx is cancelled meanwhile is not noticed, as the client does not once it
+// has a connection.
 func (j *joint) Pipelined(ctx context.Context, ask func(redis.Pipeliner) error) ([]redis.Cmder, error) {
 	pipe := j.client.Pipeline()
 	if err := ask(pipe); err != nil {
