@@ -26,9 +26,8 @@ type door struct {
 	once    sync.Once
 	all     sync.WaitGroup // of its goroutines
 
-	mu      sync.Mutex // guards the following
+	mu      sync.Mutex // guards waiting
 	waiting map[*guest]struct{}
-	shut    bool
 }
 
 // arrival is what http.Server accepts.
@@ -88,11 +87,13 @@ func (d *door) run(ctx context.Context) {
 func (d *door) enter(g *guest) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.shut {
+	select {
+	case <-d.closed: // nobody would send it away
 		return false
+	default:
+		d.waiting[g] = struct{}{}
+		return true
 	}
-	d.waiting[g] = struct{}{}
-	return true
 }
 
 func (d *door) leave(g *guest) {
@@ -129,7 +130,6 @@ func (d *door) Close() error {
 		close(d.closed)
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.shut = true
 		for g := range d.waiting {
 			_ = g.conn.SetReadDeadline(past)
 		}

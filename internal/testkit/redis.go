@@ -53,9 +53,8 @@ func Redis(t testing.TB, args ...string) *Server {
 	})
 }
 
-// launch starts a redis-server with the arguments that args tells for a directory and a
-// port, as Redis does.
-func launch(t testing.TB, opt redis.Options, args func(t testing.TB, dir, port string) []string) *Server {
+// NeedRedis fails the test on a machine without redis-server if CI=true, and skips it otherwise.
+func NeedRedis(t testing.TB) {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		if os.Getenv("CI") == "true" {
@@ -63,6 +62,13 @@ func launch(t testing.TB, opt redis.Options, args func(t testing.TB, dir, port s
 		}
 		t.Skip("redis-server is not installed")
 	}
+}
+
+// launch starts a redis-server with the arguments that args tells for a directory and a
+// port, as Redis does.
+func launch(t testing.TB, opt redis.Options, args func(t testing.TB, dir, port string) []string) *Server {
+	t.Helper()
+	NeedRedis(t)
 	s := &Server{Dir: t.TempDir(), opt: opt}
 	for attempt := 1; ; attempt++ { // somebody else may have taken the port meanwhile
 		s.Addr = FreeAddr(t)

@@ -331,12 +331,13 @@ func (s *Store) askUsers(ctx context.Context, pipe redis.Pipeliner, users []pres
 		p       presence.Partition
 		service string
 	}
-	of := func(i int) place { return place{s.Partition(users[i]), users[i].Service} }
+	places := make([]place, len(users))
 	// What :state says comes first: a name that is newer than the revision it comes with is told again, one that
 	// is older would stay.
 	states, roles := map[string]iter.Seq2[presence.Partition, string]{}, map[place]*redis.MapStringStringCmd{}
 	identities := make(map[string][]string, 1)
-	for _, k := range users {
+	for i, k := range users {
+		places[i] = place{s.Partition(k), k.Service}
 		identities[k.Service] = append(identities[k.Service], k.Identity)
 	}
 	for service, list := range identities {
@@ -345,7 +346,7 @@ func (s *Store) askUsers(ctx context.Context, pipe redis.Pipeliner, users []pres
 	others := make([]*redis.MapStringStringCmd, len(users))
 	for i, k := range users {
 		others[i] = pipe.HGetAll(ctx, s.keys.User(k))
-		if at := of(i); roles[at] == nil {
+		if at := places[i]; roles[at] == nil {
 			roles[at] = pipe.HGetAll(ctx, s.keys.UserRoles(at.p, at.service))
 		}
 	}
@@ -357,7 +358,7 @@ func (s *Store) askUsers(ctx context.Context, pipe redis.Pipeliner, users []pres
 			}
 		}
 		for i, k := range users {
-			at, state := of(i), told[k.Service][0]
+			at, state := places[i], told[k.Service][0]
 			told[k.Service] = told[k.Service][1:]
 			list[i] = userOf(k, at.p, state, func(number string) string { return roles[at].Val()[number] }, others[i].Val())
 		}

@@ -14,13 +14,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rollcall-presence/rollcall/internal/testkit"
 	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
 
 // TestInterrupt ends a run in the midst of it, by a signal to the program alone and, as Ctrl-C does, to all of its
 // processes: it ends soon, says so by its status, and nothing of it is left.
 func TestInterrupt(t *testing.T) {
-	needRedis(t)
+	testkit.NeedRedis(t)
 	t.Parallel()
 	for _, how := range []struct {
 		name   string

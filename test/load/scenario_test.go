@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -13,19 +12,9 @@ import (
 	"testing"
 
 	"github.com/rollcall-presence/rollcall/internal/load/report"
+	"github.com/rollcall-presence/rollcall/internal/testkit"
 	"github.com/rollcall-presence/rollcall/internal/testkit/rig"
 )
-
-// needRedis has the test skipped where there is no redis-server, or fail if it must be there.
-func needRedis(t *testing.T) {
-	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("redis-server is not installed")
-		}
-		t.Skip("redis-server is not installed")
-	}
-}
 
 // short is each scenario in a short form, with what its report must say.
 var short = []struct {
@@ -135,7 +124,7 @@ var short = []struct {
 // TestScenarios plays each in a short form, with nodes that the run starts for itself: all must hold, and the
 // figures must be what such a run can have.
 func TestScenarios(t *testing.T) {
-	needRedis(t)
+	testkit.NeedRedis(t)
 	t.Parallel()
 	for _, s := range short {
 		args := strings.Fields(s.args)

@@ -14,7 +14,7 @@ import (
 
 // TestWrongUse holds what is wrong with a command line to be told before anything is started, each in a line of its own.
 func TestWrongUse(t *testing.T) {
-	needRedis(t)
+	testkit.NeedRedis(t)
 	t.Parallel()
 	const nowhere = "ws://127.0.0.1:1/v1/connect"
 	for _, c := range []struct {
@@ -84,7 +84,7 @@ func TestWrongUse(t *testing.T) {
 // TestLimits holds a machine that does not allow what was asked for to be named before the run.
 func TestLimits(t *testing.T) {
 	t.Parallel()
-	needRedis(t)
+	testkit.NeedRedis(t)
 	// what a process may open is lowered for this one and its children
 	c := prepare(t, "-c", `ulimit -n 400 && exec "$0" "$@"`, program.path, "ramp", "--nodes", "1", "--sessions", "500", "--binary", rig.Binary(t))
 	sh, err := exec.LookPath("sh")
